@@ -1,0 +1,29 @@
+"""Addresses every package needs: the brokers, the lake, the online store."""
+
+from functools import cache
+from pathlib import Path
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read from the environment (`PENSTOCK_*`); `penstock up` writes the local stack's values."""
+
+    model_config = SettingsConfigDict(env_prefix="PENSTOCK_", extra="ignore")
+
+    home: Path = Path(".penstock")
+    feature_set: str = "card_fraud"
+    kafka_bootstrap: str = "127.0.0.1:9092"
+    schema_registry_url: str = "http://127.0.0.1:8081/apis/ccompat/v7"
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    lake_uri: str = ".penstock/lake"
+    snapshot_uri: str = ".penstock/snapshots"
+    java_home: str = ""
+    spark_ivy_home: str = ""
+    metrics_port: int = 0
+
+
+@cache
+def settings() -> Settings:
+    """The process's settings, read once."""
+    return Settings()
