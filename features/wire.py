@@ -1,0 +1,147 @@
+"""How rows travel: topic names, partitions, row schemas, the envelope and the dead letter.
+
+An envelope is 4 bytes of magic, 8 bytes of the plan's fingerprint and one Arrow IPC record-batch
+message without its schema: the schema is compiled from the plan, so sending it with every message
+would only make small envelopes large.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+
+import pyarrow as pa
+
+from features.errors import WireError
+from features.plan import Plan
+
+MAGIC = b"PSK1"
+ROW_BITS = 20
+"""`seq` of a row in a log is offset × 2^20 + row, so an envelope holds at most 2^20 rows."""
+
+KIND_EVENT, KIND_LABEL = 0, 1
+FOLDED, DUPLICATE, LATE = 0, 1, 2
+VERDICTS = ("folded", "duplicate", "late")
+LOG_EVENTS, LOG_LABELS, LOG_STAGES = 0, 1, 2
+"""`position_log`: the raw event topic, the raw label topic, then 2 + the stage's index."""
+
+
+def dead_letter_topic(topic: str) -> str:
+    """Where records of a users' topic go that break its contract."""
+    return f"{topic}.dlq"
+
+
+def late_topic(topic: str) -> str:
+    """Where valid events go that came more than the lateness behind."""
+    return f"{topic}.late"
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """The partition of a key, the same in every process and language (CRC-32)."""
+    return zlib.crc32(key.encode()) % partitions
+
+
+def seq_of(offset: int, row: int) -> int:
+    """A row's place in a log as one integer, ordered like (offset, row)."""
+    return offset << ROW_BITS | row
+
+
+@lru_cache(maxsize=32)
+def row_schema(plan: Plan) -> pa.Schema:
+    """The Arrow schema of a row, the same in every log of a plan; later columns are null early."""
+    kinds = {"text": pa.string(), "money": pa.int64(), "integer": pa.int64()}
+    columns = [
+        pa.field("kind", pa.int8()),
+        pa.field("verdict", pa.int8()),
+        pa.field("origin_log", pa.int8()),
+        pa.field("origin_partition", pa.int32()),
+        pa.field("origin_offset", pa.int64()),
+        pa.field("position_log", pa.int8()),
+        pa.field("position_partition", pa.int32()),
+        pa.field("position_seq", pa.int64()),
+        pa.field("watermark_us", pa.int64()),
+        pa.field("broker_time_us", pa.int64()),
+        pa.field("event_id", pa.string()),
+        pa.field("event_time_us", pa.int64()),
+        *(pa.field(f.name, kinds[f.type]) for f in plan.fields),
+    ]
+    if plan.label:
+        columns.append(pa.field(plan.label.field, pa.int8()))
+    columns.extend(pa.field(stage.seq_column, pa.int64()) for stage in plan.stages)
+    raw_fields = {f.name for f in plan.fields}
+    columns.extend(
+        pa.field(c.name, pa.float64()) for c in plan.columns if c.name not in raw_fields
+    )
+    return pa.schema(columns)
+
+
+def encode(plan: Plan, rows: pa.RecordBatch) -> bytes:
+    """Pack rows of `row_schema(plan)` into one envelope."""
+    return MAGIC + bytes.fromhex(plan.fingerprint) + rows.serialize().to_pybytes()
+
+
+def decode(plan: Plan, payload: bytes) -> pa.RecordBatch:
+    """Unpack an envelope.
+
+    Raises:
+        WireError: it is no envelope, is damaged, or another plan packed it.
+    """
+    if payload[:4] != MAGIC:
+        raise WireError(f"not an envelope: it begins with {payload[:4]!r}, not {MAGIC!r}")
+    packed_by = payload[4:12].hex()
+    if packed_by != plan.fingerprint:
+        raise WireError(
+            f"the envelope was packed by plan {packed_by}, this process runs {plan.fingerprint}; "
+            "give the changed feature set a new version"
+        )
+    try:
+        return pa.ipc.read_record_batch(pa.py_buffer(memoryview(payload)[12:]), row_schema(plan))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise WireError(f"damaged envelope of {len(payload)} bytes: {error}") from error
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A raw record that was refused: what, where and why travel in headers, the bytes as they were.
+
+    Header names follow Kafka Streams' dead-letter queue (KIP-1034).
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+    message: str
+    timestamp_ms: int
+
+    def headers(self) -> list[tuple[str, bytes]]:
+        """The Kafka headers of the dead letter."""
+        return [
+            ("__streams.errors.topic", self.topic.encode()),
+            ("__streams.errors.partition", str(self.partition).encode()),
+            ("__streams.errors.offset", str(self.offset).encode()),
+            ("__streams.errors.timestamp", str(self.timestamp_ms).encode()),
+            ("__streams.errors.exception", self.reason.encode()),
+            ("__streams.errors.message", self.message.encode()),
+        ]
+
+    @classmethod
+    def from_headers(cls, headers: list[tuple[str, bytes]]) -> DeadLetter:
+        """Read a dead letter's headers.
+
+        Raises:
+            WireError: a header is missing.
+        """
+        found = {name: bytes(value).decode() for name, value in headers}
+        try:
+            return cls(
+                topic=found["__streams.errors.topic"],
+                partition=int(found["__streams.errors.partition"]),
+                offset=int(found["__streams.errors.offset"]),
+                reason=found["__streams.errors.exception"],
+                message=found["__streams.errors.message"],
+                timestamp_ms=int(found["__streams.errors.timestamp"]),
+            )
+        except KeyError as missing:
+            raise WireError(f"a dead letter lacks the header {missing}") from None
