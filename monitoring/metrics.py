@@ -76,7 +76,9 @@ ONLINE_FRESHNESS_SECONDS = Gauge(
 
 # scorer
 SCORED = Counter(
-    "penstock_scored", "Events scored, by decision and model version.", ["decision", "model_version"]
+    "penstock_scored",
+    "Events scored, by decision and model version.",
+    ["decision", "model_version"],
 )
 SCORE_LATENCY_SECONDS = Histogram(
     "penstock_score_latency_seconds",
