@@ -85,4 +85,5 @@ def quantile_edges(values: Floats, bins: int = 10) -> Floats:
         return distinct[1:]
     ranks = np.linspace(0, 1, bins + 1)[1:-1]
     cuts: Floats = np.unique(np.nanquantile(values, ranks, method="higher"))
-    return cuts[cuts > distinct[0]]
+    above: Floats = cuts[cuts > distinct[0]]
+    return above
