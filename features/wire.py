@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from features.errors import WireError
@@ -47,9 +48,18 @@ def seq_of(offset: int, row: int) -> int:
     return offset << ROW_BITS | row
 
 
-@lru_cache(maxsize=32)
+_schemas: dict[str, pa.Schema] = {}
+
+
 def row_schema(plan: Plan) -> pa.Schema:
     """The Arrow schema of a row, the same in every log of a plan; later columns are null early."""
+    schema = _schemas.get(plan.fingerprint)
+    if schema is None:
+        schema = _schemas[plan.fingerprint] = _compile_schema(plan)
+    return schema
+
+
+def _compile_schema(plan: Plan) -> pa.Schema:
     kinds = {"text": pa.string(), "money": pa.int64(), "integer": pa.int64()}
     columns = [
         pa.field("kind", pa.int8()),
@@ -74,6 +84,14 @@ def row_schema(plan: Plan) -> pa.Schema:
         pa.field(c.name, pa.float64()) for c in plan.columns if c.name not in raw_fields
     )
     return pa.schema(columns)
+
+
+def vectors(plan: Plan, rows: pa.RecordBatch | pa.Table) -> npt.NDArray[np.float64]:
+    """The model's inputs, float64 [rows, columns], in the plan's order."""
+    matrix = np.empty((rows.num_rows, len(plan.columns)), np.float64)
+    for index, column in enumerate(plan.columns):
+        matrix[:, index] = rows.column(column.name).to_numpy(zero_copy_only=False)
+    return matrix
 
 
 def encode(plan: Plan, rows: pa.RecordBatch) -> bytes:

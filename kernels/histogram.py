@@ -84,6 +84,7 @@ def quantile_edges(values: Floats, bins: int = 10) -> Floats:
     if len(distinct) <= bins:
         return distinct[1:]
     ranks = np.linspace(0, 1, bins + 1)[1:-1]
-    cuts: Floats = np.unique(np.nanquantile(values, ranks, method="higher"))
-    above: Floats = cuts[cuts > distinct[0]]
-    return above
+    cuts = np.nanquantile(values, ranks, method="higher")
+    # Where one value fills the lowest quantiles it gets a bin of its own: a rate that is nearly
+    # always 0 would otherwise be one bin, and blind.
+    return np.unique(np.maximum(cuts, distinct[1]))
