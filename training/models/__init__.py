@@ -1,0 +1,1 @@
+"""The models and what belongs to them: configuration, preprocessing, domain metrics."""
