@@ -276,9 +276,7 @@ def _check_sources(feature: Feature, feature_set: FeatureSet) -> None:
             )
         if isinstance(feature.of, FieldRef):
             _check_field(feature, feature.of, event)
-        if isinstance(feature.of, LabelRef) and (
-            label is None or feature.of.source != label.topic
-        ):
+        if isinstance(feature.of, LabelRef) and (label is None or feature.of.source != label.topic):
             raise wrong(
                 feature.place,
                 f"{feature.name!r} reads the label {feature.of.source!r}, not this set's",
@@ -346,9 +344,7 @@ def _field(name: str, kind: Text | Money | Integer) -> FieldPlan:
     if isinstance(kind, Text):
         return FieldPlan(name, "text", max_length=kind.max, token=kind.token)
     if isinstance(kind, Money):
-        return FieldPlan(
-            name, "money", currency=kind.currency, minimum=kind.min, maximum=kind.max
-        )
+        return FieldPlan(name, "money", currency=kind.currency, minimum=kind.min, maximum=kind.max)
     return FieldPlan(name, "integer", minimum=kind.min, maximum=kind.max)
 
 

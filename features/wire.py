@@ -80,9 +80,7 @@ def _compile_schema(plan: Plan) -> pa.Schema:
         columns.append(pa.field(plan.label.field, pa.int8()))
     columns.extend(pa.field(stage.seq_column, pa.int64()) for stage in plan.stages)
     raw_fields = {f.name for f in plan.fields}
-    columns.extend(
-        pa.field(c.name, pa.float64()) for c in plan.columns if c.name not in raw_fields
-    )
+    columns.extend(pa.field(c.name, pa.float64()) for c in plan.columns if c.name not in raw_fields)
     return pa.schema(columns)
 
 

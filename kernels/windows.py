@@ -88,7 +88,9 @@ def reserve(
                 size_lacking = used + size - time.shape[0]
                 if dropped:
                     for j in range(kept):
-                        _move(time, identity, present, label, prefix, begin + dropped + j, begin + j)
+                        _move(
+                            time, identity, present, label, prefix, begin + dropped + j, begin + j
+                        )
                     length[slot] = kept
                 return used, size_lacking
             target = used

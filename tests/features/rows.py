@@ -24,5 +24,5 @@ def batch(plan: Plan, rows: Iterable[dict[str, Any]]) -> pa.RecordBatch:
         "broker_time_us": 0,
     }
     schema = row_schema(plan)
-    complete = [{name: None for name in schema.names} | defaults | row for row in rows]
+    complete = [dict.fromkeys(schema.names) | defaults | row for row in rows]
     return pa.RecordBatch.from_pylist(complete, schema=schema)
