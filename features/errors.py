@@ -7,7 +7,7 @@ PenstockError
 ├── SnapshotError          a stage snapshot is damaged or belongs to another plan
 ├── GateError              a quality gate refused a batch
 ├── BundleError            a model bundle fails its checks
-└── ServiceUnavailable     a part this command needs does not answer
+└── ServiceUnavailableError     a part this command needs does not answer
 """
 
 
@@ -43,5 +43,5 @@ class BundleError(PenstockError):
     """A model bundle fails its checks; both values are named."""
 
 
-class ServiceUnavailable(PenstockError):
+class ServiceUnavailableError(PenstockError):
     """A part this command needs does not answer; says which, where, and how to start it."""

@@ -219,7 +219,7 @@ class Fold:
         times: npt.NDArray[np.int64],
         verdict: npt.NDArray[np.int8],
     ) -> None:
-        """An id folded before for the same key, within the lateness of event time, is a duplicate."""
+        """An id folded before for the same key, within the lateness, is a duplicate."""
         seen = self._seen
         horizon_us = self.plan.lateness_us
         ids = rows.column("event_id").to_pylist()
