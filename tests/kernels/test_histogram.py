@@ -80,6 +80,12 @@ def test_quantile_edges_split_many_values_evenly():
     assert max(abs(count - 1000) for count in counts) <= 1
 
 
+def test_a_column_that_is_nearly_always_zero_keeps_a_bin_for_the_rest():
+    values = np.concatenate([np.zeros(970), np.linspace(0.1, 1, 30)])
+    edges = histogram.quantile_edges(values)
+    assert folded(values[:, None], [edges.tolist()]) == [[970, 30]]
+
+
 @pytest.mark.parametrize("cuts", [[1.0, 1.0], [2.0, 1.0], [np.nan], [np.inf]])
 def test_cut_points_out_of_order_are_refused(cuts):
     with pytest.raises(ValueError, match="column 0"):
