@@ -1,13 +1,13 @@
 """The root of every error Penstock raises on purpose.
 
 PenstockError
-├── DefinitionError        a definitions file says something that cannot be compiled
-├── ContractError          a raw message breaks the contract of its topic
-├── WireError              an envelope cannot be read
-├── SnapshotError          a stage snapshot is damaged or belongs to another plan
-├── GateError              a quality gate refused a batch
-├── BundleError            a model bundle fails its checks
-└── ServiceUnavailableError     a part this command needs does not answer
+├── DefinitionError          a definitions file says something that cannot be compiled
+├── ContractError            a raw message breaks the contract of its topic
+├── WireError                an envelope cannot be read
+├── SnapshotError            a stage snapshot is damaged or belongs to another plan
+├── GateError                a quality gate refused a batch
+├── BundleError              a model bundle fails its checks
+└── ServiceUnavailableError  a part this command needs does not answer
 """
 
 

@@ -99,7 +99,8 @@ def append(table: str, rows: pa.Table, transactions: dict[str, int] | None = Non
     Args:
         table: its name.
         rows: of `schema(table, plan)`.
-        transactions: version by application id; each must be above the one in the table.
+        transactions: version by application id, of those that moved; each must be above the one
+            in the table.
 
     Raises:
         PenstockError: the table already holds one of the versions: another writer of the same
@@ -115,7 +116,7 @@ def append(table: str, rows: pa.Table, transactions: dict[str, int] | None = Non
         if handle is not None:
             for app, version in wanted.items():
                 held = handle.transaction_version(app)
-                if held is not None and held > version:
+                if held is not None and held >= version:
                     raise PenstockError(
                         f"table {table!r} holds version {held} of {app!r}, this writer is at "
                         f"{version}: another writer is at work; restart this one"

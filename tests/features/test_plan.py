@@ -1,0 +1,195 @@
+"""What a definition compiles to, and how a wrong one is refused."""
+
+import dataclasses
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from features.errors import DefinitionError
+from features.plan import compile_plan, load_plan
+from features.vocabulary import FeatureSet
+
+HEAD = """
+from features.vocabulary import *
+customer, terminal = Entity("customer_id"), Entity("terminal_id")
+payments = Event(
+    "pay.made.v1", id="pay_id", time="at", key=customer,
+    fields={"customer_id": Text(), "terminal_id": Text(), "amount": Money("EUR", min=0)},
+)
+chargebacks = Label("pay.back.v1", of=payments, field="is_fraud", known_after=days(7))
+other = Event(
+    "other.v1", id="o", time="at", key=customer,
+    fields={"customer_id": Text(), "terminal_id": Text(), "size": Integer()},
+)
+"""
+
+
+def define(tmp_path: Path, body: str) -> FeatureSet:
+    """Run a definitions file, as a data scientist's import would."""
+    file = tmp_path / "mine.py"
+    file.write_text(HEAD + textwrap.dedent(body))
+    names: dict[str, object] = {}
+    exec(compile(file.read_text(), str(file), "exec"), names)
+    found = names["mine"]
+    assert isinstance(found, FeatureSet)
+    return found
+
+
+def line_of(body: str, text: str) -> int:
+    whole = (HEAD + textwrap.dedent(body)).splitlines()
+    return next(n for n, line in enumerate(whole, 1) if text in line)
+
+
+WRONG = {
+    "unknown column": (
+        'mine = FeatureSet("m", event=payments, features=[payments.amuont])',
+        "amuont",
+        "did you mean 'amount'",
+    ),
+    "unknown column of a label": (
+        """
+        mine = FeatureSet("m", event=payments, label=chargebacks, features=[
+            rate(chargebacks.fraud, by=customer, over=days(1)),
+        ])
+        """,
+        "chargebacks.fraud,",
+        "did you mean 'is_fraud'",
+    ),
+    "window of zero": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            payments.amount,
+            count(by=customer, over=days(0)),
+        ])
+        """,
+        "days(0)",
+        "make over= positive",
+    ),
+    "duplicate feature": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            count(by=customer, over=days(1)),
+            count(by=customer, over=hours(24)),
+        ])
+        """,
+        "hours(24)",
+        "remove one",
+    ),
+    "cyclic feature": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            ratio("a", "b", "amount"),
+            payments.amount,
+            ratio("b", "a", "amount"),
+        ])
+        """,
+        'ratio("a"',
+        "break it",
+    ),
+    "ratio of an unknown column": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            payments.amount,
+            ratio("a", "amont", "amount"),
+        ])
+        """,
+        'ratio("a"',
+        "did you mean 'amount'",
+    ),
+    "unknown entity": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            count(by=Entity("terminal"), over=days(1)),
+        ])
+        """,
+        'Entity("terminal")',
+        "did you mean 'terminal_id'",
+    ),
+    "field of another event": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            mean(other.size, by=customer, over=days(1)),
+        ])
+        """,
+        "other.size",
+        "the set's own event",
+    ),
+    "label of another set": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            rate(chargebacks.is_fraud, by=customer, over=days(1)),
+        ])
+        """,
+        "rate(",
+        "pass that label",
+    ),
+    "mean of text": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            mean(payments.terminal_id, by=customer, over=days(1)),
+        ])
+        """,
+        "mean(",
+        "give a number",
+    ),
+    "unknown currency": (
+        """
+        bad = Event("b", id="i", time="t", key=customer, fields={
+            "customer_id": Text(), "price": Money("EUX")})
+        """,
+        "bad = Event",
+        "did you mean 'EUR'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_definition_names_its_line_and_the_mend(tmp_path: Path, case: str) -> None:
+    body, text, mend = WRONG[case]
+    with pytest.raises(DefinitionError) as raised:
+        compile_plan(define(tmp_path, body))
+    assert str(raised.value).startswith(f"mine.py:{line_of(body, text)}: ")
+    assert mend in str(raised.value)
+
+
+def test_unknown_feature_set_suggests_the_nearest() -> None:
+    with pytest.raises(DefinitionError, match="did you mean 'card_fraud'"):
+        load_plan("card_fruad")
+
+
+def test_card_fraud_compiles_to_two_stages_and_fifteen_columns() -> None:
+    plan = load_plan("card_fraud")
+    assert [stage.topic for stage in plan.stages] == [
+        "penstock.card_fraud.customer.v1",
+        "penstock.card_fraud.terminal.v1",
+    ]
+    assert len(plan.columns) == 15
+    assert plan.scored_topic == "payments.scored.v1"
+    assert plan.label is not None
+    # Only the terminal's windows read labels, so only its log carries them.
+    assert (plan.label.stage, plan.label.keys) == (1, ("terminal_id",))
+    assert plan.stages[1].retention_us == 37 * 86_400_000_000
+
+
+def test_fingerprint_changes_exactly_when_a_value_could(tmp_path: Path) -> None:
+    body = """
+    mine = FeatureSet("m", event=payments, owner={owner!r}, features=[
+        count(by=customer, over=days({over})),
+    ])
+    """
+    first = compile_plan(define(tmp_path, body.format(owner="a", over=1)))
+    renamed = compile_plan(define(tmp_path, body.format(owner="b", over=1)))
+    longer = compile_plan(define(tmp_path, body.format(owner="a", over=2)))
+    assert first.fingerprint == renamed.fingerprint != longer.fingerprint
+    assert dataclasses.replace(first, partitions=9).fingerprint == first.fingerprint
+
+
+def test_first_stage_is_the_events_own_key_even_without_a_window(tmp_path: Path) -> None:
+    body = """
+    mine = FeatureSet("m", event=payments, features=[
+        count(by=terminal, over=days(1)), ratio("r", "terminal_count_1d", "terminal_count_1d"),
+    ])
+    """
+    plan = compile_plan(define(tmp_path, body))
+    assert [stage.key_column for stage in plan.stages] == ["customer_id", "terminal_id"]
