@@ -16,11 +16,12 @@ before it is compared with the threshold: small windows are not blamed for being
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,6 +35,20 @@ SCORE = "score"
 
 CHANCE_Z = 4.0
 """One-sided normal quantile of the allowance: chance exceeds it about 3 times in 100,000."""
+
+
+class ColumnReference(msgspec.Struct, frozen=True):
+    """One column of a reference: n cut points and n + 1 counts, as `kernels.histogram` bins."""
+
+    edges: list[float]
+    counts: list[int]
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """The content of a bundle's `drift_reference.json`."""
+
+    rows: int
+    columns: dict[str, ColumnReference]
 
 
 @dataclass(frozen=True)
@@ -58,9 +73,8 @@ class DriftWatch:
     """Compares a sliding week of live rows with a reference.
 
     Args:
-        reference: `{"rows": n, "columns": {name: {"edges": [...], "counts": [...]}}}`; n cut
-            points come with n + 1 counts, binned as `kernels.histogram` does; the model's output
-            is named `score`.
+        reference: what the champion was measured on; the model's output is named `score`. It
+            should cover whole weeks, as the window does.
         columns: the feature columns in the order of the vectors.
         watched: the model the reference belongs to.
         threshold: the index above which a column has drifted.
@@ -73,7 +87,7 @@ class DriftWatch:
 
     def __init__(
         self,
-        reference: Mapping[str, Any],
+        reference: Reference,
         columns: Sequence[str],
         watched: Watched,
         *,
@@ -92,22 +106,22 @@ class DriftWatch:
         self._first_hour = self._newest_hour = -1
         self._newest_us = 0
 
-    def _read(self, reference: Mapping[str, Any]) -> None:
+    def _read(self, reference: Reference) -> None:
         edges, counts = [], []
         for name in self.columns:
-            column = reference["columns"].get(name)
+            column = reference.columns.get(name)
             if column is None:
                 raise BundleError(
                     f"the drift reference has no column {name!r}; train and register a new version"
                 )
-            if len(column["counts"]) != len(column["edges"]) + 1:
+            if len(column.counts) != len(column.edges) + 1:
                 raise BundleError(
                     f"the drift reference of {name!r} has {len(column['edges'])} cut points and "
                     f"{len(column['counts'])} counts, one more was expected; "
                     "train and register a new version"
                 )
-            edges.append(np.asarray(column["edges"], dtype=np.float64))
-            counts.append(column["counts"])
+            edges.append(np.asarray(column.edges, dtype=np.float64))
+            counts.append(column.counts)
         try:
             self._edges, self._n_edges = histogram.pad_edges(edges)
         except ValueError as error:

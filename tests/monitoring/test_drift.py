@@ -3,7 +3,7 @@ import pytest
 
 from features.errors import BundleError
 from kernels import histogram
-from monitoring.drift import DriftWatch, Watched, beyond_chance, psi
+from monitoring.drift import ColumnReference, DriftWatch, Reference, Watched, beyond_chance, psi
 
 DAY_US = 86_400_000_000
 ROWS_A_DAY = 2000
@@ -35,13 +35,13 @@ def reference_of(days, rng):
     packed, n_edges = histogram.pad_edges(edges)
     counts = np.zeros((len(edges), packed.shape[1] + 1), dtype=np.int64)
     histogram.fold(values, packed, n_edges, counts)
-    return {
-        "rows": len(values),
-        "columns": {
-            name: {"edges": edges[j].tolist(), "counts": counts[j, : n_edges[j] + 1].tolist()}
+    return Reference(
+        rows=len(values),
+        columns={
+            name: ColumnReference(edges[j].tolist(), counts[j, : n_edges[j] + 1].tolist())
             for j, name in enumerate([*COLUMNS, "score"])
         },
-    }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -163,12 +163,12 @@ def test_samples_of_one_distribution_stay_at_zero():
     ("break_it", "said"),
     [
         (lambda columns: columns.pop("count"), "no column 'count'"),
-        (lambda columns: columns["amount"]["counts"].pop(), "9 cut points and 9 counts"),
-        (lambda columns: columns["amount"]["edges"].reverse(), "strictly ascending"),
+        (lambda columns: columns["amount"].counts.pop(), "9 cut points and 9 counts"),
+        (lambda columns: columns["amount"].edges.reverse(), "strictly ascending"),
     ],
 )
 def test_a_reference_that_does_not_fit_is_refused(break_it, said):
     reference = reference_of(range(2), np.random.default_rng(1))
-    break_it(reference["columns"])
+    break_it(reference.columns)
     with pytest.raises(BundleError, match=said):
         DriftWatch(reference, COLUMNS, WATCHED)
