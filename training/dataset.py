@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import msgspec
@@ -59,10 +60,10 @@ def lake_rows(table: str = "feature_backfill") -> RowSource:
     """Rows of one feature table of the lake, of this plan only."""
 
     def rows(plan: Plan, after: datetime, until: datetime) -> pa.Table:
-        return lake.read(
+        return _read(
             table,
-            columns=["event_id", "event_time", *plan.column_names],
-            filters=[
+            ["event_id", "event_time", *plan.column_names],
+            [
                 ("fingerprint", "=", plan.fingerprint),
                 ("event_time", ">", after),
                 ("event_time", "<=", until),
@@ -78,9 +79,7 @@ def latest_event_time(plan: Plan, table: str = "feature_backfill") -> datetime:
     Raises:
         TrainingError: there is no row of this plan.
     """
-    times = lake.read(
-        table, columns=["event_time"], filters=[("fingerprint", "=", plan.fingerprint)]
-    )
+    times = _read(table, ["event_time"], [("fingerprint", "=", plan.fingerprint)])
     newest = pc.max(times["event_time"]).as_py()
     if newest is None:
         raise TrainingError(
@@ -209,11 +208,21 @@ def dataset_fingerprint(plan: Plan, split: Split, parts: dict[str, pa.Table]) ->
     return digest.hexdigest()
 
 
+def _read(table: str, columns: list[str], filters: list[tuple[str, str, Any]]) -> pa.Table:
+    found = lake.open_table(table)
+    if found is None:
+        raise TrainingError(
+            f"the lake has no table {table!r} at {lake.table_uri(table)}; import history or let "
+            "the stream run, then run the backfill"
+        )
+    return found.to_pyarrow_table(columns=columns, filters=filters)
+
+
 def _join_labels(plan: Plan, label: LabelPlan, rows: pa.Table, split: Split) -> pa.Table:
-    labels = lake.read(
+    labels = _read(
         "labels",
-        columns=["event_id", "event_time", "known_time", "origin_offset", label.field],
-        filters=[("event_time", ">", split.train_start), ("known_time", "<=", split.as_of)],
+        ["event_id", "event_time", "known_time", "origin_offset", label.field],
+        [("event_time", ">", split.train_start), ("known_time", "<=", split.as_of)],
     )
     features = ", ".join(f'rows."{name}"' for name in plan.column_names)
     with duckdb.connect() as connection:
@@ -228,7 +237,7 @@ def _join_labels(plan: Plan, label: LabelPlan, rows: pa.Table, split: Split) -> 
                 from labels group by event_id, event_time
             )
             select rows.event_id, rows.event_time, {features},
-                coalesce(latest.verdict, 0)::tinyint as {LABEL}
+                coalesce(latest.verdict, false)::tinyint as {LABEL}
             from rows left join latest using (event_id, event_time)
             order by rows.event_time, rows.event_id
             """
@@ -269,10 +278,10 @@ def _check(plan: Plan, part: str, table: pa.Table, split: Split) -> None:
 def _carry(table: pa.Table, fields: Sequence[str], split: Split) -> pa.Table:
     if not fields:
         return table
-    events = lake.read(
+    events = _read(
         "events",
-        columns=["event_id", "event_time", *fields],
-        filters=[
+        ["event_id", "event_time", *fields],
+        [
             ("verdict", "=", "folded"),
             ("event_time", ">", split.validation_start),
             ("event_time", "<=", split.horizon),

@@ -19,7 +19,7 @@ from types import FrameType
 import msgspec
 
 from training.errors import TrainingError
-from training.loop import Job, Outcome
+from training.job import Job, Outcome
 
 KEPT_LINES = 30
 """Of torchrun's output, the last lines that an error repeats."""

@@ -18,41 +18,18 @@ import msgspec
 import numpy as np
 import torch
 import torch.distributed as dist
-from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from training import rendezvous
 from training.dataset import labels_of, matrix, read_part
+from training.job import Job, Outcome
 from training.models import tabular
+from training.ranking import average_precision
 
 HOLDOUT_ONE_IN = 10
 """One training row in ten decides when to stop; the validation days stay untouched for that, so
 comparing models on them is fair."""
-
-
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What one training process needs to know; travels as a JSON file."""
-
-    folder: str
-    columns: list[str]
-    config: tabular.TabularConfig
-    epochs: int = 12
-    patience: int = 5
-    seed: int = 0
-    mlflow_uri: str = ""
-    run_id: str = ""
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """What rank 0 leaves beside the weights in `outcome.json`."""
-
-    best_epoch: int
-    holdout_average_precision: float
-    epochs: int
-    processes: int
-    backend: str
-    seconds: float
 
 
 class Curves:
@@ -66,18 +43,18 @@ class Curves:
 
             self.client = MlflowClient(tracking_uri=job.mlflow_uri)
 
-    def add(self, epoch: int, loss: float, average_precision: float, seconds: float) -> None:
+    def add(self, epoch: int, loss: float, precision: float, seconds: float) -> None:
         """One epoch's training loss and held-out average precision."""
         print(
             f"epoch {epoch + 1}/{self.job.epochs}  loss {loss:.5f}  "
-            f"held-out average precision {average_precision:.4f}  {seconds:.1f} s",
+            f"held-out average precision {precision:.4f}  {seconds:.1f} s",
             file=sys.stderr,
             flush=True,
         )
         if self.client is not None:
             self.client.log_metric(self.job.run_id, "train_loss", loss, step=epoch)
             self.client.log_metric(
-                self.job.run_id, "holdout_average_precision", average_precision, step=epoch
+                self.job.run_id, "holdout_average_precision", precision, step=epoch
             )
 
 
@@ -108,9 +85,9 @@ def train(job: Job, rank: int, world: int, device: torch.device) -> None:
     curves = Curves(job) if rank == 0 else None
     best, best_epoch = -1.0, -1
     for epoch in range(job.epochs):
-        parallel.train()
+        parallel.train()  # type: ignore[no-untyped-call]
         order = torch.randperm(labels.numel(), generator=_generator(job.seed + 1 + epoch))
-        mine = order[rank :: world].to(device)
+        mine = order[rank::world].to(device)
         total = torch.zeros((), device=device)
         for step in range(steps):
             rows = mine[step * batch : (step + 1) * batch]
@@ -118,7 +95,7 @@ def train(job: Job, rank: int, world: int, device: torch.device) -> None:
                 parallel(features[rows]), labels[rows], pos_weight=weight
             )
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
             total += loss.detach()
@@ -155,7 +132,7 @@ def held_out_precision(labels: Tensor, logits: Tensor) -> float:
     """Average precision; 0 when the held-out rows happen to hold no positive."""
     if not bool(labels.any()):
         return 0.0
-    return float(average_precision_score(labels.cpu().numpy(), logits.cpu().numpy()))
+    return average_precision(labels.cpu().numpy(), logits.cpu().numpy())
 
 
 def _generator(seed: int) -> torch.Generator:

@@ -11,6 +11,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # exported, not declared
 
 TIMEOUT = timedelta(minutes=5)
 """A rank that waits longer than this for the others gives up and ends the training."""
@@ -33,13 +34,13 @@ def join() -> tuple[int, int, torch.device]:
     return rank, world, device
 
 
-def _loopback_store(rank: int, world: int) -> dist.TCPStore:
+def _loopback_store(rank: int, world: int) -> TCPStore:
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     if rank != 0:
-        return dist.TCPStore(host, port, world, is_master=False, timeout=TIMEOUT)
+        return TCPStore(host, port, world, is_master=False, timeout=TIMEOUT)
     listener = socket.create_server((host, port))
     # The store takes the descriptor over and closes it.
-    return dist.TCPStore(
+    return TCPStore(
         host,
         port,
         world,

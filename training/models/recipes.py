@@ -1,17 +1,24 @@
 """Which model a feature set trains, with its configuration and its own measures."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from training.models.config import TabularConfig
 from training.models.metrics import DomainMetric, card_precision
-from training.models.tabular import TabularConfig
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The model's configuration and the measures that are reported beside the general ones."""
+    """The model's configuration, its own measures, and how many events each decision may take.
+
+    `decision_shares` maps a decision to the share of all events that reaches it.
+    """
 
     config: TabularConfig = field(default_factory=TabularConfig)
     metrics: tuple[DomainMetric, ...] = ()
+    decision_shares: Mapping[str, float] = field(
+        default_factory=lambda: {"review": 0.01, "block": 0.002}
+    )
 
     @property
     def carried_fields(self) -> tuple[str, ...]:

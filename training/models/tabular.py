@@ -9,6 +9,7 @@ Shapes: n rows, k columns of the plan, h hidden units.
     score     float32 [n]      calibrated probability
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,23 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-
-class TabularConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Size, optimisation and class balance of one model."""
-
-    hidden: tuple[int, ...] = (128, 128, 64)
-    dropout: float = 0.1
-    batch_rows: int = 512
-    learning_rate: float = 1e-2
-    weight_decay: float = 1e-4
-    # Rare positives weigh at most this much: the full ratio (often above 100) makes the loss follow
-    # a handful of rows and costs ranking quality.
-    max_positive_weight: float = 10.0
-    # A column whose standardised third moment on the training rows is above this is compressed
-    # with a signed logarithm before it is standardised.
-    log_above_skew: float = 2.0
-    # Standardised inputs beyond this many deviations carry no more than the bound itself.
-    clip_deviations: float = 8.0
+from training.models.config import TabularConfig
 
 
 class TabularNet(nn.Module):
@@ -127,7 +112,7 @@ def positive_weight(labels: Tensor, config: TabularConfig) -> float:
     """Weight of a positive row in the loss: negatives over positives, square-rooted and capped."""
     positives = float(labels.sum())
     negatives = float(labels.numel()) - positives
-    return max(1.0, min(config.max_positive_weight, (negatives / max(positives, 1.0)) ** 0.5))
+    return max(1.0, min(config.max_positive_weight, math.sqrt(negatives / max(positives, 1.0))))
 
 
 def save(model: TabularNet, columns: Sequence[str], path: Path) -> None:
