@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 
+from monitoring.rules import alertmanager_config, write_rules
 from penstock.stack.services import SERVICE_PARTS
 from penstock.stack.site import Site
 
@@ -14,11 +15,9 @@ _INTERVAL = "1s"
 
 def prometheus_files(site: Site) -> dict[str, str]:
     """`prometheus.yml` and the rule files it names."""
-    from monitoring.rules import write_rules
-
     with tempfile.TemporaryDirectory() as folder:
         write_rules(Path(folder))
-        rules = {f"rules/{path.name}": path.read_text() for path in Path(folder).glob("*.y*ml")}
+        rules = {f"rules/{path.name}": path.read_text() for path in Path(folder).iterdir()}
     scrape = [
         {
             "job_name": part.name,
@@ -28,7 +27,7 @@ def prometheus_files(site: Site) -> dict[str, str]:
     ]
     configuration = {
         "global": {"scrape_interval": _INTERVAL, "evaluation_interval": _INTERVAL},
-        "rule_files": ["rules/*.yml", "rules/*.yaml"],
+        "rule_files": ["rules/*"],
         "alerting": {
             "alertmanagers": [
                 {"static_configs": [{"targets": [site.address("alertmanager", "http")]}]}
@@ -41,7 +40,5 @@ def prometheus_files(site: Site) -> dict[str, str]:
 
 def alertmanager_files(site: Site) -> dict[str, str]:
     """`alertmanager.yml`, which sends every page to the page recorder."""
-    from monitoring.rules import alertmanager_config
-
     webhook = f"http://{site.address('page-recorder', 'http')}/pages"
     return {"alertmanager.yml": yaml.safe_dump(alertmanager_config(webhook), sort_keys=False)}

@@ -5,8 +5,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
+from penstock.stack.logs import last_lines
 from penstock.stack.part import Part
 from penstock.stack.probes import is_ready
 from penstock.stack.site import Site
@@ -80,7 +80,9 @@ class Startup:
 
     def _failure(self, part: Part, what: str) -> StackError:
         log = self._supervisor.log(part.name)
-        return StackError(f"{part.name} {what}; its log {log} ends with:\n{last_lines(log)}")
+        return StackError(
+            f"{part.name} {what}; its log {log} ends with:\n{last_lines(log, _LOG_LINES)}"
+        )
 
     def _prepare(self, part: Part) -> None:
         """Lay out the part's data folder, once; parts that share a folder wait for each other."""
@@ -107,9 +109,3 @@ class Startup:
                     if answer.returncode:
                         raise self._failure(part, "could not lay out its folder")
             done.touch()
-
-
-def last_lines(log: Path, count: int = _LOG_LINES) -> str:
-    """The end of a log file."""
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    return "\n".join(lines[-count:]) or "(nothing)"

@@ -186,13 +186,18 @@ class Supervisor:
 
     def _launch(self, configuration: Path) -> None:
         end_strays(self.home)
-        subprocess.run(
+        answer = subprocess.run(
             [str(self._python), "-m", "supervisor.supervisord", "-c", str(configuration)],
             env=self.base_environment(),
             cwd=self._project,
             stdin=subprocess.DEVNULL,
-            check=True,
+            capture_output=True,
+            text=True,
+            check=False,
         )
+        if answer.returncode:
+            words = (answer.stdout + answer.stderr).strip()
+            raise StackError(f"supervisord did not start from {configuration}: {words}")
         deadline = time.monotonic() + 20
         while self.pid() is None:
             if time.monotonic() > deadline:
@@ -209,8 +214,7 @@ class Supervisor:
         )
         for program in programs:
             environment = ",".join(
-                f"{name}={_escape(shlex.quote(value))}"
-                for name, value in program.environment.items()
+                f"{name}={_escape(_quote(value))}" for name, value in program.environment.items()
             )
             text += _PROGRAM.format(
                 name=program.name,
@@ -235,6 +239,11 @@ class Supervisor:
 
 def _escape(text: str) -> str:
     return text.replace("%", "%%")
+
+
+def _quote(value: str) -> str:
+    """A value as supervisord's reader of pairs wants it: always quoted, without escapes."""
+    return f"'{value}'" if '"' in value else f'"{value}"'
 
 
 def members(home: Path) -> list[psutil.Process]:

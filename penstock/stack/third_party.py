@@ -155,18 +155,23 @@ REDIS = Part(
 )
 
 
+# `mlflow server` would import everything a second time only to start this and wait for it.
 def _mlflow_command(site: Site) -> list[str]:
-    data = site.data("mlflow")
     return [
-        *(str(site.python), "-m", "mlflow", "server"),
-        *("--host", site.bind_host, "--port", str(site.port("mlflow", "http")), "--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{data}/mlflow.db"),
-        *("--serve-artifacts", "--artifacts-destination", str(data / "artifacts")),
+        *(str(site.python), "-m", "uvicorn", "mlflow.server.fastapi_app:app", "--no-access-log"),
+        *("--host", site.bind_host, "--port", str(site.port("mlflow", "http"))),
     ]
 
 
-def _mlflow_environment(_: Site) -> dict[str, str]:
+def _mlflow_environment(site: Site) -> dict[str, str]:
+    data = site.data("mlflow")
     return {
+        "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{data}/mlflow.db",
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(data / "artifacts"),
+        "_MLFLOW_SGI_NAME": "uvicorn",
+        "MLFLOW_SERVER_ALLOWED_HOSTS": f"localhost:*,127.0.0.1:*,{site.host('mlflow')}:*",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
@@ -177,7 +182,8 @@ MLFLOW = Part(
     title="MLflow",
     command=_mlflow_command,
     environment=_mlflow_environment,
-    probe=Probe("http", "http", "/health"),
+    # The first request that needs the database lays it out: readiness asks for one.
+    probe=Probe("http", "http", "/api/2.0/mlflow/experiments/get?experiment_id=0"),
     memory_mib=640,
     ports={"http": 5000},
     data="mlflow",
