@@ -1,0 +1,30 @@
+"""One Spark session for the tests of the history side, and a lake of its own for each module."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from features.settings import settings
+from features.spark import session
+from tests.conftest import SessionStack
+
+
+@pytest.fixture(scope="session")
+def spark(stack: SessionStack) -> Iterator[SparkSession]:
+    """Needs no part of the stack, only its Java and its Delta jars."""
+    with session("penstock tests") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def own_lake(stack: SessionStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty lake and home; the settings point at it for the module."""
+    folder = tmp_path_factory.mktemp("lake")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PENSTOCK_LAKE_URI", str(folder / "lake"))
+        patch.setenv("PENSTOCK_HOME", str(folder))
+        settings.cache_clear()
+        yield folder
+    settings.cache_clear()
