@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]  # numba ships no types
+@njit(cache=True)
 def _fold(values: Floats, edges: Floats, n_edges: Counts, counts: Counts) -> None:
     for i in range(values.shape[0]):
         for j in range(values.shape[1]):

@@ -116,8 +116,8 @@ class DriftWatch:
                 )
             if len(column.counts) != len(column.edges) + 1:
                 raise BundleError(
-                    f"the drift reference of {name!r} has {len(column['edges'])} cut points and "
-                    f"{len(column['counts'])} counts, one more was expected; "
+                    f"the drift reference of {name!r} has {len(column.edges)} cut points and "
+                    f"{len(column.counts)} counts, one more was expected; "
                     "train and register a new version"
                 )
             edges.append(np.asarray(column.edges, dtype=np.float64))

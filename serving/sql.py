@@ -32,7 +32,7 @@ def query(sql: str) -> pa.Table:
         for table, rows in _tables().items():
             database.register(table, rows)
         database.execute("SET TimeZone = 'UTC'")
-        database.execute("SET python_enable_replacement_scans = false")
+        database.execute("SET python_enable_replacements = false")
         database.execute("SET enable_external_access = false")
         database.execute("SET lock_configuration = true")
         _refuse_other_statements(database, sql)
