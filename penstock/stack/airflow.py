@@ -1,5 +1,7 @@
 """Airflow's four components as parts; its standalone command would orphan them on its end."""
 
+import json
+
 from penstock.stack.part import Part, Probe
 from penstock.stack.site import Site
 
@@ -42,10 +44,26 @@ def airflow_environment(site: Site) -> dict[str, str]:
         | {f"AIRFLOW__{name}": value for name, value in settings.items()}
         | {
             "AIRFLOW_HOME": str(site.data(_FOLDER)),
+            "AIRFLOW_CONN_PENSTOCK_KAFKA": _kafka_connection(site),
             "PYTHONPATH": str(site.project),
             "PYTHON_BASIC_REPL": "1",
         }
     )
+
+
+def _kafka_connection(site: Site) -> str:
+    """The connection named in `dags/triggers.py`."""
+    consumer = {
+        "bootstrap.servers": site.address("kafka", "client"),
+        "group.id": "penstock.airflow.drift",
+        # Airflow commits an offset once it has stored the event; without a commit the topic is
+        # read from its beginning, so an event sent while Airflow starts is not lost.
+        "enable.auto.commit": "false",
+        "auto.offset.reset": "earliest",
+        # A triggerer that was killed is replaced after this, not after the usual 45 s.
+        "session.timeout.ms": 10000,
+    }
+    return json.dumps({"conn_type": "kafka", "extra": consumer})
 
 
 def _prepare(site: Site) -> list[list[str]]:
