@@ -154,7 +154,7 @@ def build(
     parts["validation"] = _carry(parts["validation"], carry, split)
     folder.mkdir(parents=True, exist_ok=True)
     for part, table in parts.items():
-        _write(table, folder / f"{part}.arrow")
+        write_table(table, folder / f"{part}.arrow")
     return Dataset(
         feature_set=plan.name,
         fingerprint=plan.fingerprint,
@@ -302,7 +302,8 @@ def _carry(table: pa.Table, fields: Sequence[str], split: Split) -> pa.Table:
         ).to_arrow_table()
 
 
-def _write(table: pa.Table, path: Path) -> None:
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a table as an Arrow file that can be memory-mapped; whole or not at all."""
     partial = path.with_suffix(".partial")
     with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table.combine_chunks())

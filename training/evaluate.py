@@ -33,18 +33,28 @@ def decision_thresholds(scores: Scores, shares: Mapping[str, float]) -> dict[str
 
     Args:
         scores: of the validation rows, [n].
-        shares: share of all events by decision, what the people behind it can look at.
+        shares: share of all events by decision, what the people behind it can look at; a smaller
+            share gets a higher threshold, also where scores are so alike that the quantiles meet.
 
     Raises:
-        TrainingError: a share is not between 0 and 1.
+        TrainingError: a share is not between 0 and 1, or there are too few different scores.
     """
     for decision, share in shares.items():
         if not 0 < share < 1:
             raise TrainingError(f"the share of {decision!r} is {share}; give one between 0 and 1")
-    return {
-        decision: float(np.quantile(scores, 1 - share, method="higher"))
-        for decision, share in shares.items()
-    }
+    distinct = np.unique(scores)
+    thresholds: dict[str, float] = {}
+    floor = -np.inf
+    for decision, share in sorted(shares.items(), key=lambda item: -item[1]):
+        above = distinct[distinct > floor]
+        if above.size == 0:
+            raise TrainingError(
+                f"{distinct.size} different scores on {scores.size} rows cannot be told apart into "
+                f"{len(shares)} decisions; the model has learned nothing, train longer"
+            )
+        floor = max(np.quantile(scores, 1 - share, method="higher"), above[0])
+        thresholds[decision] = float(floor)
+    return thresholds
 
 
 def measure_decisions(

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -24,11 +23,8 @@ from features import bundle
 from features.bundle import Manifest
 from features.plan import Plan
 from kernels import histogram
-from training.errors import TrainingError
+from training.graph import check_equal, onnx_scores
 from training.models import tabular
-
-TOLERANCE = 1e-5
-"""Largest difference between the module's score and the graph's: float32 sums in another order."""
 
 DRIFT_BINS = 10
 SCORE = "score"
@@ -55,17 +51,6 @@ def torch_scores(
     return scores
 
 
-def onnx_scores(path: Path, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The graph's scores, float32 [n], by ONNX Runtime on one thread."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        str(path), sess_options=options, providers=["CPUExecutionProvider"]
-    )
-    scores: npt.NDArray[np.float32] = session.run(["score"], {"features": features})[0]
-    return scores
-
-
 def export_onnx(model: tabular.TabularNet, columns: int, path: Path) -> None:
     """Write the graph; the number of rows stays free."""
     # The exporter reports every operator of libraries that are not installed.
@@ -83,23 +68,6 @@ def export_onnx(model: tabular.TabularNet, columns: int, path: Path) -> None:
             external_data=False,
             verbose=False,
         )
-
-
-def check_equal(
-    expected: npt.NDArray[np.float32], found: npt.NDArray[np.float32], what: str
-) -> float:
-    """The largest difference of two score vectors.
-
-    Raises:
-        TrainingError: it is above the tolerance.
-    """
-    difference = float(np.max(np.abs(expected - found)))
-    if not difference <= TOLERANCE:
-        raise TrainingError(
-            f"{what} differs from the model by {difference:.3g} on {expected.size} rows, at most "
-            f"{TOLERANCE:g} is allowed; the model uses an operation that does not export exactly"
-        )
-    return difference
 
 
 def drift_reference(

@@ -93,7 +93,7 @@ def day_differences(
     names, day_of_row = np.unique(days, return_inverse=True)
     positives = np.bincount(day_of_row, weights=labels)
     generator = np.random.default_rng(rule.seed)
-    differences = []
+    differences: list[float] = []
     while len(differences) < rule.resamples:
         times = np.bincount(generator.integers(names.size, size=names.size), minlength=names.size)
         if not (times * positives).any():
