@@ -1,0 +1,181 @@
+"""How our services talk to Kafka: waiting for it, and producing without gaps.
+
+Downstream folds drop repeats by position, which is only right if a producer never leaves a gap:
+it delivers everything in order or ends its process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka.admin import AdminClient
+
+from features.plan import Plan
+from features.settings import settings
+from features.wire import encode
+
+log = logging.getLogger(__name__)
+
+MAX_ENVELOPE_BYTES = 512 * 1024
+"""Half of a topic's default limit; larger envelopes are split."""
+
+_LONGEST_WAIT_S = 15.0
+_EXIT_CODE = 70  # EX_SOFTWARE
+
+Delivered = dict[tuple[str, int], int]
+
+
+def end_process(reason: str) -> None:
+    """End the process at once: what was not acknowledged is read again after the restart."""
+    log.critical("%s; this process ends and its restart reads again from the last commit", reason)
+    logging.shutdown()
+    os._exit(_EXIT_CODE)
+
+
+def admin() -> AdminClient:
+    """A client of the cluster's administration."""
+    return AdminClient({"bootstrap.servers": settings().kafka_bootstrap, "log_level": 0})
+
+
+def wait_for_topics(topics: Iterable[str], stop: threading.Event) -> None:
+    """Wait until the brokers answer and hold every topic, saying at each try what is missing."""
+    wanted = list(topics)
+    wait_s = 0.5
+    client = admin()
+    while not stop.is_set():
+        try:
+            held = client.list_topics(timeout=5).topics
+        except KafkaException:
+            missing = f"no broker answers at {settings().kafka_bootstrap}"
+        else:
+            absent = [topic for topic in wanted if topic not in held]
+            if not absent:
+                return
+            missing = f"topics {', '.join(absent)} are missing; `penstock apply` creates them"
+        log.warning("%s; next try in %.1f s", missing, wait_s)
+        stop.wait(wait_s)
+        wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+
+def consumer_settings(group: str, **more: Any) -> dict[str, Any]:
+    """Settings of a consumer that commits by itself, never behind our back."""
+    return {
+        "bootstrap.servers": settings().kafka_bootstrap,
+        "group.id": group,
+        "enable.auto.commit": False,
+        "auto.offset.reset": "earliest",
+        "error_cb": say_broker_error,
+        "fetch.wait.max.ms": 100,
+        "log_level": 3,
+        **more,
+    }
+
+
+def say_broker_error(error: KafkaError) -> None:
+    """librdkafka reconnects with its own back-off; a line in the log says that it does."""
+    log.warning("Kafka: %s; waiting for it to come back", error.str())
+
+
+class GaplessProducer:
+    """Delivers in order and without gaps, or ends the process.
+
+    Args:
+        linger_ms: how long small messages of one partition wait for each other.
+    """
+
+    def __init__(self, linger_ms: int = 1) -> None:
+        self._producer = Producer(
+            {
+                "bootstrap.servers": settings().kafka_bootstrap,
+                "enable.idempotence": True,
+                "enable.gapless.guarantee": True,
+                # A message never times out: a broker that is down makes the process wait.
+                "message.timeout.ms": 0,
+                "linger.ms": linger_ms,
+                "message.max.bytes": 4 * 1024 * 1024,
+                "error_cb": self._on_error,
+                "log_level": 3,
+            }
+        )
+        self._sent: Delivered = {}
+        self._counting = threading.Lock()
+        self._delivered: Delivered = {}
+
+    def produce(
+        self,
+        topic: str,
+        partition: int,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: list[tuple[str, bytes]] | None = None,
+    ) -> None:
+        """Send one message; waits while the queue is full."""
+        target = (topic, partition)
+        while True:
+            try:
+                self._producer.produce(
+                    topic,
+                    partition=partition,
+                    value=value,
+                    key=key,
+                    headers=headers or [],
+                    on_delivery=self._on_delivery,
+                )
+            except BufferError:
+                self._producer.poll(0.05)
+                continue
+            except KafkaException as error:
+                end_process(f"cannot produce to {topic} [{partition}]: {error.args[0].str()}")
+            self._sent[target] = self._sent.get(target, 0) + 1
+            self._producer.poll(0)
+            return
+
+    def send_rows(self, plan: Plan, topic: str, partition: int, rows: pa.RecordBatch) -> int:
+        """Send rows of `row_schema(plan)` in as few envelopes as fit; returns how many."""
+        envelope = encode(plan, rows)
+        if len(envelope) > MAX_ENVELOPE_BYTES and rows.num_rows > 1:
+            half = rows.num_rows // 2
+            first = self.send_rows(plan, topic, partition, rows.slice(0, half))
+            return first + self.send_rows(plan, topic, partition, rows.slice(half))
+        self.produce(topic, partition, envelope)
+        return 1
+
+    def sent(self) -> Delivered:
+        """Messages sent so far by (topic, partition), to be given to `wait_for`."""
+        return dict(self._sent)
+
+    def wait_for(self, sent: Delivered) -> None:
+        """Wait until everything that `sent` counted is acknowledged by the brokers.
+
+        Unlike a flush it ends under a constant stream of newer messages.
+        """
+        while any(self._delivered.get(target, 0) < count for target, count in sent.items()):
+            self._producer.poll(0.02)
+
+    def poll(self) -> None:
+        """Serve delivery reports."""
+        self._producer.poll(0)
+
+    def flush(self) -> None:
+        """Wait until every message is acknowledged."""
+        self.wait_for(self.sent())
+
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        target = (message.topic(), message.partition())
+        if error is not None:
+            end_process(f"a message to {target[0]} [{target[1]}] was lost: {error.str()}")
+        # Deliveries of one partition come in order, so a count tells which were acknowledged.
+        # Reports are served by whichever thread polls.
+        with self._counting:
+            self._delivered[target] = self._delivered.get(target, 0) + 1
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal():
+            end_process(f"the producer cannot go on: {error.str()}")
+        say_broker_error(error)

@@ -1,0 +1,178 @@
+"""A small feature set of its own for each test, its services as processes, and what they wrote.
+
+`python -m tests.streaming.chain SERVICE NAME` runs a service for the feature set of that name.
+"""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
+
+from features.plan import Plan, compile_plan
+from features.settings import settings
+from features.vocabulary import (
+    Entity,
+    Event,
+    FeatureSet,
+    Label,
+    Money,
+    Text,
+    count,
+    hours,
+    mean,
+    minutes,
+    rate,
+)
+from features.wire import decode
+
+TOKEN_KEY = "5a" * 32
+PATIENCE_S = 60.0
+PROJECT = Path(__file__).parents[2]
+
+
+def plan_of(name: str) -> Plan:
+    """Two stages and a label; topics carry the test's name."""
+    person, shop = Entity("person_id"), Entity("shop_id")
+    sales = Event(
+        f"{name}.sale.v1",
+        id="sale_id",
+        time="at",
+        key=person,
+        lateness=hours(1),
+        fields={"person_id": Text(token=True), "shop_id": Text(), "price": Money("EUR", min=0)},
+    )
+    refunds = Label(f"{name}.refund.v1", of=sales, field="refunded", known_after=hours(2))
+    return compile_plan(
+        FeatureSet(
+            name,
+            event=sales,
+            label=refunds,
+            features=[
+                sales.price,
+                count(by=person, over=minutes(10)),
+                mean(sales.price, by=person, over=hours(1)),
+                count(by=shop, over=hours(1), delay=minutes(5)),
+                rate(refunds.refunded, by=shop, over=hours(2)),
+            ],
+        )
+    )
+
+
+def sale(number: int, second: float, person: str = "p1", **changed: Any) -> dict[str, Any]:
+    """A sale `second` seconds after 2026-01-05T00:00Z."""
+    return {
+        "sale_id": f"s{number}",
+        "at": moment(second),
+        "person_id": person,
+        "shop_id": f"shop{number % 3}",
+        "price": {"minor": 100 + number, "currency": "EUR"},
+    } | changed
+
+
+def refund(number: int, second: float, refunded: bool = True) -> dict[str, Any]:
+    """The label of `sale(number, second)`."""
+    return {
+        "sale_id": f"s{number}",
+        "at": moment(second),
+        "shop_id": f"shop{number % 3}",
+        "refunded": refunded,
+    }
+
+
+def moment(second: float) -> str:
+    """RFC 3339 of a moment on 2026-01-05."""
+    whole, micros = divmod(round(second * 1_000_000), 1_000_000)
+    hour, rest = divmod(whole, 3600)
+    return f"2026-01-05T{hour:02}:{rest // 60:02}:{rest % 60:02}.{micros:06}Z"
+
+
+def send(topic: str, partition: int, values: list[Any], key: bytes | None = None) -> None:
+    """Produce raw values (bytes, None, or what JSON can say) to one partition, in order."""
+    producer = Producer({"bootstrap.servers": settings().kafka_bootstrap, "linger.ms": 5})
+    for value in values:
+        raw = value if value is None or isinstance(value, bytes) else json.dumps(value).encode()
+        producer.produce(topic, partition=partition, value=raw, key=key)
+        producer.poll(0)
+    assert producer.flush(30) == 0
+
+
+def read(topic: str, partitions: int, enough: Callable[[list[Message]], bool]) -> list[Message]:
+    """Messages of a topic from its beginning until they are enough; fails when they never are."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": settings().kafka_bootstrap,
+            "group.id": "tests",
+            "enable.auto.commit": False,
+            "fetch.message.max.bytes": 4_000_000,
+        }
+    )
+    consumer.assign([TopicPartition(topic, p, 0) for p in range(partitions)])
+    messages: list[Message] = []
+    until = time.monotonic() + PATIENCE_S
+    try:
+        while not enough(messages):
+            assert time.monotonic() < until, f"{topic} holds only {len(messages)} messages"
+            message = consumer.poll(0.2)
+            if message is not None:
+                assert message.error() is None, message.error()
+                messages.append(message)
+    finally:
+        consumer.close()
+    return messages
+
+
+def read_rows(plan: Plan, topic: str, rows: int) -> list[dict[str, Any]]:
+    """Decoded rows of an internal topic, at least so many."""
+    decoded: dict[tuple[int, int], list[dict[str, Any]]] = {}
+
+    def enough(messages: list[Message]) -> bool:
+        for message in messages[len(decoded) :]:
+            at = (message.partition(), message.offset())
+            decoded[at] = decode(plan, message.value()).to_pylist()
+        return sum(len(batch) for batch in decoded.values()) >= rows
+
+    read(topic, plan.partitions, enough)
+    return [row for batch in decoded.values() for row in batch]
+
+
+@contextmanager
+def service(name: str, plan: Plan, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A service as a process; its log is `folder/<name>.log`."""
+    environment = os.environ | {
+        "PENSTOCK_TOKEN_KEY": TOKEN_KEY,
+        "PENSTOCK_HOME": str(folder),
+        "PENSTOCK_LAKE_URI": str(folder / "lake"),
+        "PENSTOCK_SNAPSHOT_URI": str(folder / "snapshots"),
+        "PENSTOCK_METRICS_PORT": "0",
+    }
+    with (folder / f"{name}.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.streaming.chain", name, plan.name],
+            env=environment,
+            cwd=PROJECT,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+if __name__ == "__main__":
+    importlib.import_module(f"streaming.{sys.argv[1]}").serve(plan_of(sys.argv[2]))
