@@ -62,6 +62,8 @@ def _kafka_connection(site: Site) -> str:
         "auto.offset.reset": "earliest",
         # A triggerer that was killed is replaced after this, not after the usual 45 s.
         "session.timeout.ms": 10000,
+        # How soon a topic that is made later is found.
+        "topic.metadata.refresh.interval.ms": 5000,
     }
     return json.dumps({"conn_type": "kafka", "extra": consumer})
 
