@@ -190,7 +190,7 @@ class EpisodeSource:
         if pattern is Pattern.LEAKED_CARD:
             return usual * (2.0 + 3.5 * u)
         ordinary = usual * -0.5 * (np.log1p(-u) + np.log1p(-v))  # gamma of shape 2, mean 1
-        return ordinary * self.level(time_us)
+        return np.multiply(ordinary, self.level(time_us))
 
     def level(self, time_us: NDArray[np.int64]) -> NDArray[np.float64]:
         """The spending level: 1 before the drift, the inflation from then on."""

@@ -62,7 +62,7 @@ class Payments:
     @property
     def is_fraud(self) -> NDArray[np.bool_]:
         """Whether each payment is fraud."""
-        return self.pattern != Pattern.GENUINE
+        return np.not_equal(self.pattern, Pattern.GENUINE)
 
     def take(self, rows: slice | NDArray[np.int64]) -> "Payments":
         """Some of the payments."""
@@ -76,7 +76,7 @@ class Payments:
         )
 
     def table(self) -> pa.Table:
-        """Columns event_id, event_time_us, customer_id, terminal_id, amount_minor, is_fraud, pattern."""
+        """The payments with ids as text; money in minor units, times in µs since the epoch."""
         return pa.table(
             {
                 "event_id": event_ids(self.number),
@@ -158,7 +158,7 @@ class PaymentWorld:
 
     def with_drift(self, drift_at: datetime | None) -> "PaymentWorld":
         """The same world with its drift at another time; payments before it stay the same."""
-        return PaymentWorld(
+        world = PaymentWorld(
             self.seed,
             self.customers,
             self.terminals,
@@ -167,6 +167,12 @@ class PaymentWorld:
             drift_at,
             population=self.population,
         )
+        if self.drift_at is None and drift_at is not None:
+            # A live run that drifts must not stop to draw ten days of labels again.
+            settled = (to_us(drift_at) - self.start_us) // self._block_us
+            world._blocks = {i: each for i, each in self._blocks.items() if i < settled}
+            world._labels = {i: each for i, each in self._labels.items() if i < settled}
+        return world
 
     def payments(self, from_us: int, until_us: int) -> Payments:
         """Payments with event time in [from_us, until_us), in order of time."""
@@ -285,11 +291,8 @@ class PaymentWorld:
             return np.zeros(len(terminal), np.bool_)
         active = active[first]
         slot = np.minimum(np.searchsorted(unique, terminal), len(unique) - 1)
-        return (
-            (unique[slot] == terminal)
-            & (time_us >= begins_us[active][slot])
-            & (time_us < ends_us[active][slot])
-        )
+        begun = time_us >= begins_us[active][slot]
+        return np.logical_and(begun & (time_us < ends_us[active][slot]), unique[slot] == terminal)
 
 
 def _joined(parts: list[Payments]) -> Payments:

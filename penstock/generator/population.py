@@ -44,7 +44,7 @@ class Population:
         first = self.nearby_from[customer]
         count = self.nearby_from[customer + 1] - first
         rank = (count * uniforms**_NEARNESS).astype(np.int64)
-        return self.nearby[first + np.minimum(rank, count - 1)]
+        return np.take(self.nearby, first + np.minimum(rank, count - 1))
 
 
 def populate(seed: int, customers: int, terminals: int) -> Population:
