@@ -229,7 +229,7 @@ def _join_labels(plan: Plan, label: LabelPlan, rows: pa.Table, split: Split) -> 
         connection.execute("set timezone = 'UTC'")
         connection.register("rows", rows)
         connection.register("labels", labels)
-        return connection.execute(
+        return connection.sql(
             f"""
             with latest as (
                 select event_id, event_time, max_by("{label.field}", (known_time, origin_offset))
@@ -292,7 +292,7 @@ def _carry(table: pa.Table, fields: Sequence[str], split: Split) -> pa.Table:
         connection.execute("set timezone = 'UTC'")
         connection.register("part", table)
         connection.register("events", events)
-        return connection.execute(
+        return connection.sql(
             f"""
             select part.*, {names} from part left join
                 (select distinct on (event_id, event_time) * from events) as events

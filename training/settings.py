@@ -1,6 +1,5 @@
 """Where training keeps its work and its history."""
 
-from functools import cache
 from pathlib import Path
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -20,7 +19,6 @@ class TrainingSettings(BaseSettings):
         return self.home.absolute() / "training"
 
 
-@cache
 def settings() -> TrainingSettings:
-    """The process's settings, read once."""
+    """The settings as the environment has them now."""
     return TrainingSettings()
