@@ -105,6 +105,7 @@ def test_wrong_paths_and_files_say_what_is_missing(tmp_path: Path) -> None:
         import_handbook(tmp_path / "a.parquet", PLAN)
 
 
+@pytest.mark.slow
 @pytest.mark.handbook
 @pytest.mark.skipif(
     not FOLDER.is_dir(), reason=f"the handbook's data is not at {FOLDER} (PENSTOCK_HANDBOOK_DIR)"
