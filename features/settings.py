@@ -20,6 +20,7 @@ class Settings(BaseSettings):
     snapshot_uri: str = ".penstock/snapshots"
     java_home: str = ""
     spark_ivy_home: str = ""
+    bind_host: str = "127.0.0.1"
     metrics_port: int = 0
 
 

@@ -135,8 +135,8 @@ LAKE_DELAY_SECONDS = Gauge(
 )
 
 
-def serve(port: int) -> None:
-    """Shows `/metrics` on 127.0.0.1:`port` from a background thread; port 0 shows nothing.
+def serve(port: int, host: str = "127.0.0.1") -> None:
+    """Shows `/metrics` on `host`:`port` from a background thread; port 0 shows nothing.
 
     Raises:
         ValueError: the port cannot be bound.
@@ -144,9 +144,9 @@ def serve(port: int) -> None:
     if port == 0:
         return
     try:
-        start_http_server(port, addr="127.0.0.1")
+        start_http_server(port, addr=host)
     except OSError as error:
         raise ValueError(
-            f"metrics cannot be shown on 127.0.0.1:{port} ({error.strerror}); "
+            f"metrics cannot be shown on {host}:{port} ({error.strerror}); "
             "free the port or set PENSTOCK_METRICS_PORT to another one"
         ) from error

@@ -27,15 +27,15 @@ LONGEST_PAGE_BYTES = 1 << 20
 
 
 class PageServer(ThreadingHTTPServer):
-    """Listens on 127.0.0.1:`port` (0 takes a free one) and appends pages to `file`."""
+    """Listens on `host`:`port` (0 takes a free one) and appends pages to `file`."""
 
     daemon_threads = True
 
-    def __init__(self, port: int, file: Path) -> None:
+    def __init__(self, port: int, file: Path, host: str = "127.0.0.1") -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         self._file = file
         self._lock = threading.Lock()
-        super().__init__(("127.0.0.1", port), _Handler)
+        super().__init__((host, port), _Handler)
 
     def record(self, page: dict[str, Any]) -> None:
         """Appends one page with the time of its arrival."""
@@ -93,11 +93,13 @@ class _Handler(BaseHTTPRequestHandler):
 def main() -> None:
     """Records pages on `PENSTOCK_PAGE_PORT` until SIGTERM."""
     shared = shared_settings()
-    metrics.serve(shared.metrics_port)
-    server = PageServer(serving_settings().page_port, shared.home / "pages.jsonl")
+    metrics.serve(shared.metrics_port, shared.bind_host)
+    server = PageServer(
+        serving_settings().page_port, shared.home / "pages.jsonl", shared.bind_host
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         # shutdown() waits for serve_forever(), which this handler interrupts.
         signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
-    logger.info("page-recorder: listening on 127.0.0.1:%d", server.server_address[1])
+    logger.info("page-recorder: listening on %s:%d", *server.server_address[:2])
     with server:
         server.serve_forever(poll_interval=0.2)

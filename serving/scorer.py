@@ -242,7 +242,7 @@ def main() -> None:
     for name, value in _QUIET_AND_IMPATIENT.items():
         os.environ.setdefault(name, value)
     shared = shared_settings()
-    metrics.serve(shared.metrics_port)
+    metrics.serve(shared.metrics_port, shared.bind_host)
     scorer = Scorer(load_plan(shared.feature_set), shared.kafka_bootstrap, serving_settings())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: scorer.stop())

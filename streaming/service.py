@@ -37,7 +37,7 @@ def run_service(name: str, work: Callable[[threading.Event], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        metrics.serve(settings().metrics_port)
+        metrics.serve(settings().metrics_port, settings().bind_host)
         log.info("%s: starting", name)
         work(stop)
         log.info("%s: stopped", name)
