@@ -94,9 +94,7 @@ def main() -> None:
     """Records pages on `PENSTOCK_PAGE_PORT` until SIGTERM."""
     shared = shared_settings()
     metrics.serve(shared.metrics_port, shared.bind_host)
-    server = PageServer(
-        serving_settings().page_port, shared.home / "pages.jsonl", shared.bind_host
-    )
+    server = PageServer(serving_settings().page_port, shared.home / "pages.jsonl", shared.bind_host)
     for number in (signal.SIGTERM, signal.SIGINT):
         # shutdown() waits for serve_forever(), which this handler interrupts.
         signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
