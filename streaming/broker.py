@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -72,9 +73,20 @@ def consumer_settings(group: str, **more: Any) -> dict[str, Any]:
         "auto.offset.reset": "earliest",
         "error_cb": say_broker_error,
         "fetch.wait.max.ms": 100,
+        "session.timeout.ms": 6000,
+        "heartbeat.interval.ms": 1500,
         "log_level": 3,
         **more,
     }
+
+
+def instance_id() -> str:
+    """This process's name in its consumer group, the same after a restart.
+
+    A restarted process takes over its own partitions at once instead of waiting for the session of
+    its predecessor to time out. Processes of one service on one host differ in their metrics port.
+    """
+    return f"{socket.gethostname()}-{settings().metrics_port}"
 
 
 def say_broker_error(error: KafkaError) -> None:

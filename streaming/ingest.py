@@ -33,7 +33,13 @@ from features.wire import (
     partition_of,
 )
 from monitoring import metrics
-from streaming.broker import GaplessProducer, consumer_settings, end_process, wait_for_topics
+from streaming.broker import (
+    GaplessProducer,
+    consumer_settings,
+    end_process,
+    instance_id,
+    wait_for_topics,
+)
 from streaming.raw_rows import RawRow, RawRows
 from streaming.service import run_service
 from streaming.tokenise import Tokeniser
@@ -120,7 +126,12 @@ class Ingest:
         topics = [plan.event_topic, *([plan.label_topic] if plan.label else [])]
         self._sources = {topic: Source(plan, topic, tokeniser) for topic in topics}
         self._producer = GaplessProducer()
-        self._consumer = Consumer(consumer_settings(f"penstock.{plan.name}.v{plan.version}.ingest"))
+        self._consumer = Consumer(
+            consumer_settings(
+                f"penstock.{plan.name}.v{plan.version}.ingest",
+                **{"group.instance.id": instance_id()},
+            )
+        )
         self._moved: set[tuple[str, int]] = set()
 
     def run(self, stop: threading.Event) -> None:

@@ -1,0 +1,131 @@
+"""What each lake table takes from the topics: rows, dead letters and scores as its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from confluent_kafka import Message
+
+from features import lake
+from features.errors import WireError
+from features.plan import Plan
+from features.wire import FOLDED, KIND_EVENT, VERDICTS, DeadLetter
+
+_TIME = pa.timestamp("us", tz="UTC")
+
+
+def events(plan: Plan, rows: pa.Table) -> pa.Table:
+    """Rows of `lake.events`: every event with its verdict."""
+    rows = rows.filter(pc.equal(rows.column("kind"), KIND_EVENT))
+    columns = {name: rows.column(name) for name in rows.schema.names} | _times(rows)
+    columns["verdict"] = pa.array(VERDICTS).take(rows.column("verdict"))
+    return _table("events", plan, columns)
+
+
+def labels(plan: Plan, rows: pa.Table) -> pa.Table:
+    """Rows of `lake.labels`; a label is known from the broker's time of its record on."""
+    rows = rows.filter(pc.not_equal(rows.column("kind"), KIND_EVENT))
+    columns = {name: rows.column(name) for name in rows.schema.names} | _times(rows)
+    columns["known_time"] = columns["broker_time"]
+    return _table("labels", plan, columns)
+
+
+def features(plan: Plan, rows: pa.Table) -> pa.Table:
+    """Rows of `lake.features`: the logged columns of every event that was folded."""
+    folded = pc.and_(
+        pc.equal(rows.column("kind"), KIND_EVENT), pc.equal(rows.column("verdict"), FOLDED)
+    )
+    rows = rows.filter(folded)
+    columns = {name: rows.column(name) for name in rows.schema.names} | _times(rows)
+    columns["fingerprint"] = pa.array([plan.fingerprint] * rows.num_rows, pa.string())
+    return _table("features", plan, columns)
+
+
+def dead_letters(plan: Plan, messages: Sequence[Message]) -> pa.Table:
+    """Rows of `lake.dead_letters`.
+
+    Raises:
+        WireError: a message is no dead letter.
+    """
+    letters = [DeadLetter.from_headers(message.headers() or []) for message in messages]
+    columns = {
+        "topic": [letter.topic for letter in letters],
+        "origin_partition": [letter.partition for letter in letters],
+        "origin_offset": [letter.offset for letter in letters],
+        "reason": [letter.reason for letter in letters],
+        "message": [letter.message for letter in letters],
+        "payload": [message.value() for message in messages],
+        "broker_time": _timestamps([letter.timestamp_ms * 1000 for letter in letters]),
+    }
+    return _table("dead_letters", plan, columns)
+
+
+def scores(plan: Plan, messages: Sequence[Message]) -> pa.Table:
+    """Rows of `lake.scores`.
+
+    Raises:
+        WireError: a message is no score of this plan.
+    """
+    found = []
+    for message in messages:
+        try:
+            score = msgspec.json.decode(message.value() or b"")
+            found.append(
+                {
+                    "origin_partition": score["origin"]["partition"],
+                    "origin_offset": score["origin"]["offset"],
+                    "event_id": score[plan.id_field],
+                    "event_time": datetime.fromisoformat(score[plan.time_field]),
+                    "broker_time": score["broker_time_us"],
+                    "scored_time": message.timestamp()[1] * 1000,
+                }
+                | {n: score[n] for n in ("score", "decision", "model_version", "fingerprint")}
+            )
+        except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
+            raise WireError(
+                f"{message.topic()} [{message.partition()}] offset {message.offset()} is no score "
+                f"of {plan.name!r}: {error!r}"
+            ) from error
+    columns: dict[str, Any] = {
+        name: [score[name] for score in found] for name in (found[0] if found else ())
+    }
+    columns["event_time"] = pa.array(columns["event_time"], _TIME)
+    for name in ("broker_time", "scored_time"):
+        columns[name] = _timestamps(columns[name])
+    columns["event_date"] = columns["event_time"].cast(pa.date32())
+    return _table("scores", plan, columns)
+
+
+def letter_offset(message: Message) -> int:
+    """The raw offset a dead letter speaks of: letters of one raw partition come in its order."""
+    return DeadLetter.from_headers(message.headers() or []).offset
+
+
+def _times(rows: pa.Table) -> dict[str, Any]:
+    event_time = rows.column("event_time_us").cast(_TIME)
+    return {
+        "event_time": event_time,
+        "broker_time": rows.column("broker_time_us").cast(_TIME),
+        "event_date": event_time.cast(pa.date32()),
+    }
+
+
+def _timestamps(microseconds: list[int]) -> pa.Array:
+    return pa.array(np.array(microseconds, np.int64)).cast(_TIME)
+
+
+def _table(table: str, plan: Plan, columns: dict[str, Any]) -> pa.Table:
+    schema = lake.schema(table, plan)
+    arrays = [
+        columns[field.name].cast(field.type)
+        if isinstance(columns[field.name], (pa.Array, pa.ChunkedArray))
+        else pa.array(columns[field.name], field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)

@@ -1,0 +1,83 @@
+"""Where snapshots of a stage's partition lie: written atomically, the last two kept.
+
+Two are kept so that a damaged newest one is no loss: the log is acknowledged only up to the older.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import fsspec
+
+from features.errors import SnapshotError
+from features.fold import Fold
+from features.plan import Plan
+from features.settings import settings
+
+log = logging.getLogger(__name__)
+
+KEPT = 2
+BOOTSTRAP_OFFSET = -1
+"""The offset of a snapshot made from history: nothing of the log is folded yet."""
+
+
+class SnapshotStore:
+    """The snapshots of one partition of one stage, named by the log offset they cover.
+
+    Args:
+        plan: the compiled feature set.
+        stage: index of the stage.
+        partition: of the stage's log.
+    """
+
+    def __init__(self, plan: Plan, stage: int, partition: int) -> None:
+        root = settings().snapshot_uri.rstrip("/")
+        uri = f"{root}/{plan.name}/v{plan.version}/{plan.stages[stage].name}/{partition}"
+        self._files, self.folder = fsspec.url_to_fs(uri)
+
+    def offsets(self) -> list[int]:
+        """Offsets of the snapshots there are, oldest first."""
+        if not self._files.exists(self.folder):
+            return []
+        self._files.invalidate_cache(self.folder)
+        names = (path.rsplit("/", 1)[-1] for path in self._files.ls(self.folder, detail=False))
+        return sorted(int(name[:-5]) for name in names if name.endswith(".snap"))
+
+    def write(self, offset: int, snapshot: bytes) -> list[int]:
+        """Make a snapshot durable, drop all but the last two, and return the offsets kept."""
+        self._files.makedirs(self.folder, exist_ok=True)
+        path = self._path(offset)
+        # The file appears under its name when it is complete, on a disk as in an object store.
+        with self._files.transaction, self._files.open(path, "wb") as file:
+            file.write(snapshot)
+            if hasattr(file, "fileno"):
+                file.flush()
+                os.fsync(file.fileno())
+        offsets = self.offsets()
+        for gone in offsets[:-KEPT]:
+            self._files.rm_file(self._path(gone))
+        return offsets[-KEPT:]
+
+    def restore(self, fold: Fold) -> list[int]:
+        """Restore the newest readable snapshot into a fold; returns the offsets kept.
+
+        Raises:
+            SnapshotError: there are snapshots and none of them can be read.
+        """
+        offsets = self.offsets()
+        damaged: SnapshotError | None = None
+        for at in range(len(offsets) - 1, -1, -1):
+            try:
+                fold.restore(self._files.cat_file(self._path(offsets[at])))
+            except SnapshotError as error:
+                log.warning("%s: %s", self._path(offsets[at]), error)
+                damaged = error
+            else:
+                return offsets[: at + 1]
+        if damaged is not None:
+            raise SnapshotError(f"no snapshot in {self.folder} can be used: {damaged}")
+        return []
+
+    def _path(self, offset: int) -> str:
+        return f"{self.folder}/{offset}.snap"

@@ -1,0 +1,128 @@
+"""The stages on a real broker: equal to the reference, and the same after any crash."""
+
+import random
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from features import reference
+from features.plan import Plan
+from features.reference import Fact
+from features.wire import DUPLICATE
+from streaming import topics
+from tests.streaming.chain import plan_of, read_rows, sale, send, service
+
+pytestmark = pytest.mark.slow
+
+START_US = 1767571200000000
+
+
+@pytest.fixture(autouse=True)
+def _kafka(stack) -> None:  # type: ignore[no-untyped-def]
+    stack.require("kafka", "registry")
+
+
+def produce_sales(plan: Plan, total: int, seed: int) -> int:
+    """Sales out of order, some sent twice, and labels of some; returns how many rows come out."""
+    rng = random.Random(seed)
+    rows = 0
+    for partition in range(plan.partitions):
+        numbers = [n for n in range(total) if n % plan.partitions == partition]
+        sales = []
+        for n in numbers:
+            made = sale(n, n + rng.uniform(0, 600), f"p{n // 7 % 10 * plan.partitions + partition}")
+            sales.append(made)
+            if rng.random() < 0.1:
+                sales.append(made)
+        labels = [
+            {name: made[name] for name in ("sale_id", "at", "shop_id")}
+            | {"refunded": rng.random() < 0.7}
+            for made in sales
+            if rng.random() < 0.3
+        ]
+        send(plan.event_topic, partition, sales)
+        send(plan.label_topic, partition, labels)
+        rows += len(sales) + len(labels)
+    return rows
+
+
+def assert_equals_reference(plan: Plan, rows: list[dict[str, Any]]) -> None:
+    """Every column of every row against brute force over the logs that the rows tell of."""
+    for stage in plan.stages:
+        log: dict[str, list[tuple[int, Fact, dict[str, Any]]]] = defaultdict(list)
+        for row in rows:
+            if row[stage.seq_column] is None:
+                continue
+            fact = Fact(
+                row["event_id"],
+                row["event_time_us"],
+                row[stage.key_column],
+                {"price": row["price"]} if row["kind"] == 0 else {},
+                label=bool(row["refunded"]) if row["kind"] == 1 else None,
+                duplicate=row["verdict"] == DUPLICATE,
+            )
+            log[fact.key].append((row[stage.seq_column], fact, row))
+        for entries in log.values():
+            # One key lies in one partition, so its seqs are its order.
+            entries.sort(key=lambda entry: entry[0])
+            facts = [fact for _, fact, _ in entries]
+            expected = reference.stage_columns(plan, stage, facts)
+            for at, ((_, fact, row), values) in enumerate(zip(entries, expected, strict=True)):
+                if stage.index == 0 and fact.label is None:
+                    again = reference.is_duplicate(facts, at, plan.lateness_us)
+                    assert again == fact.duplicate
+                for column in stage.columns:
+                    assert row[column] == values.get(column), (column, row)
+
+
+def identity(row: dict[str, Any]) -> tuple[int, int, int]:
+    return row["origin_log"], row["origin_partition"], row["origin_offset"]
+
+
+def test_stream_equals_reference(tmp_path: Path) -> None:
+    plan = plan_of("t_stream")
+    topics.ensure(plan)
+    total = produce_sales(plan, 400, seed=1)
+    with service("ingest", plan, tmp_path), service("worker", plan, tmp_path):
+        rows = read_rows(plan, plan.features_topic, total)
+    assert len({identity(row) for row in rows}) == len(rows) == total
+    assert sum(row["verdict"] == DUPLICATE for row in rows) > 20
+    assert {row["position_log"] for row in rows} == {3}
+    assert_equals_reference(plan, rows)
+
+
+def test_killed_worker_leaves_the_same_rows_as_no_crash(tmp_path: Path) -> None:
+    plan = plan_of("t_worker_killed")
+    topics.ensure(plan)
+    total = produce_sales(plan, 4000, seed=2)
+    with service("ingest", plan, tmp_path):
+        for share in (0.1, 0.4, 0.7):
+            with service("worker", plan, tmp_path) as process:
+                read_rows(plan, plan.features_topic, int(total * share))
+                process.kill()
+                process.wait()
+        with service("worker", plan, tmp_path):
+            everything: dict[tuple[int, int, int], dict[str, Any]] = {}
+            read_rows_until(plan, everything, total)
+    assert len(everything) == total
+    assert_equals_reference(plan, list(everything.values()))
+
+
+def read_rows_until(
+    plan: Plan, found: dict[tuple[int, int, int], dict[str, Any]], total: int
+) -> None:
+    """Rows above the mark of each features partition, as a reader of the topic folds them."""
+    asked = total
+    while len(found) < total:
+        rows = read_rows(plan, plan.features_topic, asked)
+        marks: dict[int, int] = defaultdict(lambda: -1)
+        found.clear()
+        for row in rows:
+            partition = row["position_partition"]
+            if row["position_seq"] > marks[partition]:
+                marks[partition] = row["position_seq"]
+                assert identity(row) not in found, "a row has two positions"
+                found[identity(row)] = row
+        asked = len(rows) + 1
