@@ -37,6 +37,8 @@ def airflow_environment(site: Site) -> dict[str, str]:
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
         "LOGGING__BASE_LOG_FOLDER": str(site.data(_FOLDER) / "logs"),
         "LOGGING__LOGGING_LEVEL": "INFO",
+        # On a busy machine a first answer takes longer than the five seconds it is given.
+        "WORKERS__EXECUTION_API_TIMEOUT": "30",
         "USAGE_DATA_COLLECTION__ENABLED": "False",
     }
     return (
@@ -46,7 +48,6 @@ def airflow_environment(site: Site) -> dict[str, str]:
             "AIRFLOW_HOME": str(site.data(_FOLDER)),
             "AIRFLOW_CONN_PENSTOCK_KAFKA": _kafka_connection(site),
             "PYTHONPATH": str(site.project),
-            "PYTHON_BASIC_REPL": "1",
         }
     )
 

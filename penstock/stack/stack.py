@@ -94,11 +94,12 @@ class Stack:
         def judge(part: Part) -> PartStatus:
             info = processes.get(part.name)
             pid = info["pid"] if info else None
+            ready = bool(pid) and is_ready(part, site)
             return PartStatus(
                 name=part.name,
                 title=part.title,
-                state=state_name(info, absent=part.name in state.absent),
-                ready=bool(pid) and is_ready(part, site),
+                state=state_name(info, absent=part.name in state.absent, ready=ready),
+                ready=ready,
                 url=self.url(part.name) if pid and part.url_path else None,
                 ports=state.ports.get(part.name, {}),
                 pid=pid or None,

@@ -40,11 +40,12 @@ class StackStatus:
     pss_mib: float
 
 
-def state_name(info: Mapping[str, Any] | None, *, absent: bool) -> str:
+def state_name(info: Mapping[str, Any] | None, *, absent: bool, ready: bool) -> str:
     """What to call the state that supervisord reports."""
     if info is None or info["statename"] == "STOPPED":
         return "absent" if absent else "stopped"
-    return _STATES.get(info["statename"], "unknown")
+    # To supervisord a part is still starting for some seconds after it has begun to answer.
+    return "running" if ready else _STATES.get(info["statename"], "unknown")
 
 
 def proportional_mib(pid: int | None) -> float:

@@ -247,13 +247,35 @@ def _quote(value: str) -> str:
 
 
 def members(home: Path) -> list[psutil.Process]:
-    """Every living process that was started by the stack of this home."""
+    """Every living process that was started by the stack of this home.
+
+    They carry its mark in their environment or, where they have written over that as Redis does,
+    are in supervisord's session.
+    """
+    session = _session(home)
     found = []
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get(MARK) == str(home):
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            marked = process.environ().get(MARK) == str(home)
+            if marked or (session and os.getsid(process.pid) == session):
                 found.append(process)
     return [process for process in found if process.pid != os.getpid()]
+
+
+def _session(home: Path) -> int | None:
+    """Session of this home's supervisord, also when that was killed; None when it ended well."""
+    try:
+        session = int((home / "supervisor" / "supervisord.pid").read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    try:
+        leader = psutil.Process(session).environ().get(MARK)
+    except psutil.NoSuchProcess:
+        return session
+    except psutil.Error:
+        return None
+    # A number is not given away again while a process of its session lives.
+    return session if leader == str(home) else None
 
 
 def end_strays(home: Path) -> None:
