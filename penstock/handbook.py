@@ -101,11 +101,14 @@ def import_handbook(
 
 
 def _names(path: Path) -> list[str]:
-    if path.suffix == ".csv":
-        with pa.csv.open_csv(path) as reader:
-            names: list[str] = reader.schema.names
-    else:
-        names = pa.parquet.read_schema(path).names
+    try:
+        if path.suffix == ".csv":
+            with pa.csv.open_csv(path) as reader:
+                names: list[str] = reader.schema.names
+        else:
+            names = pa.parquet.read_schema(path).names
+    except pa.ArrowInvalid as error:
+        raise PenstockError(f"{path} is neither Parquet nor CSV: {error}") from error
     return names
 
 

@@ -8,6 +8,7 @@ latency and not as fewer payments.
 from __future__ import annotations
 
 import heapq
+import logging
 import threading
 import time
 from collections import Counter
@@ -23,6 +24,8 @@ from features.settings import settings
 from penstock.generator.faults import Faults
 from penstock.generator.payments import PaymentWorld, to_us
 from penstock.generator.records import BROKEN, COPY, LABEL, PAYMENT, RawRecord, RecordWriter
+
+log = logging.getLogger(__name__)
 
 _TICK_S = 0.005
 _CHUNK_S = 0.25
@@ -182,6 +185,8 @@ class LiveRun:
                 "linger.ms": 5,
                 "queue.buffering.max.messages": 1_000_000,
                 "error_cb": self._on_error,
+                # Its log repeats at every attempt to connect what the callback says once.
+                "log_level": 0,
             }
         )
 
@@ -301,3 +306,5 @@ class LiveRun:
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():
             self._failure = error
+        elif self._drawn_until_us > self._start_us:
+            log.warning("Kafka: %s; waiting for it to come back", error.str())

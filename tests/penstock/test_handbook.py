@@ -103,6 +103,9 @@ def test_wrong_paths_and_files_say_what_is_missing(tmp_path: Path) -> None:
         find_transactions(tmp_path)
     with pytest.raises(PenstockError, match="lacks the columns TX_AMOUNT"):
         import_handbook(tmp_path / "a.parquet", PLAN)
+    (tmp_path / "b.parquet").write_text("not a table")
+    with pytest.raises(PenstockError, match="neither Parquet nor CSV"):
+        import_handbook(tmp_path / "b.parquet", PLAN)
 
 
 @pytest.mark.slow
