@@ -144,6 +144,14 @@ def read_rows(plan: Plan, topic: str, rows: int) -> list[dict[str, Any]]:
     return [row for batch in decoded.values() for row in batch]
 
 
+def wait_until(true: Callable[[], bool]) -> None:
+    """Wait for what a service does; fails when it never does."""
+    until = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.2)
+
+
 @contextmanager
 def service(name: str, plan: Plan, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A service as a process; its log is `folder/<name>.log`."""
@@ -175,4 +183,8 @@ def service(name: str, plan: Plan, folder: Path) -> Iterator[subprocess.Popen[by
 
 
 if __name__ == "__main__":
-    importlib.import_module(f"streaming.{sys.argv[1]}").serve(plan_of(sys.argv[2]))
+    module = importlib.import_module(f"streaming.{sys.argv[1]}")
+    if hasattr(module, "SNAPSHOT_EVERY_S"):
+        # Tests live seconds; they must see snapshots, acknowledgements and replays.
+        module.SNAPSHOT_EVERY_S = 0.7
+    module.serve(plan_of(sys.argv[2]))
