@@ -26,4 +26,5 @@ class Outcome(msgspec.Struct, frozen=True):
     epochs: int
     processes: int
     backend: str
+    onnx_max_difference: float
     seconds: float

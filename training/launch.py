@@ -39,11 +39,12 @@ def launch(job: Job, processes: int = 2) -> Outcome:
     meeting = folder / "rendezvous"
     meeting.unlink(missing_ok=True)
     command = [
-        *(sys.executable, "-m", "torch.distributed.run"),
+        *(sys.executable, "-m", "training.torchrun"),
         *("--nnodes", "1", "--nproc-per-node", str(processes)),
+        *("--start-method", "forkserver", "--run-path"),
         *("--rdzv-backend", "c10d", "--rdzv-endpoint", str(meeting)),
         *("--rdzv-conf", "store_type=file", "--local-addr", "127.0.0.1"),
-        *("-m", "training.loop", "--job", str(job_file)),
+        *(str(Path(__file__).with_name("loop.py")), "--job", str(job_file)),
     ]
     process = subprocess.Popen(
         command,

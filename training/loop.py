@@ -5,7 +5,7 @@
 gloo on CPUs, NCCL where every process has a GPU of its own. Every rank reads the same
 memory-mapped rows, takes its share of each epoch's permutation and scores its share of the held-out
 rows, so all ranks see the same measure and stop at the same epoch. Rank 0 alone writes: curves to
-MLflow, progress to standard error, the best weights to disk.
+MLflow, progress to standard error, the best weights and the exported graph to disk.
 """
 
 import argparse
@@ -21,11 +21,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training import rendezvous
+from features.bundle import WEIGHTS
+from training import export, rendezvous
 from training.dataset import labels_of, matrix, read_part
 from training.job import Job, Outcome
 from training.models import tabular
 from training.ranking import average_precision
+from training.tracking import Tracker
 
 HOLDOUT_ONE_IN = 10
 """One training row in ten decides when to stop; the validation days stay untouched for that, so
@@ -37,11 +39,7 @@ class Curves:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.client = None
-        if job.run_id:
-            from mlflow import MlflowClient
-
-            self.client = MlflowClient(tracking_uri=job.mlflow_uri)
+        self.tracker = Tracker(job.mlflow_uri, job.run_id) if job.run_id else None
 
     def add(self, epoch: int, loss: float, precision: float, seconds: float) -> None:
         """One epoch's training loss and held-out average precision."""
@@ -51,15 +49,13 @@ class Curves:
             file=sys.stderr,
             flush=True,
         )
-        if self.client is not None:
-            self.client.log_metric(self.job.run_id, "train_loss", loss, step=epoch)
-            self.client.log_metric(
-                self.job.run_id, "holdout_average_precision", precision, step=epoch
-            )
+        if self.tracker is not None:
+            values = {"train_loss": loss, "holdout_average_precision": precision}
+            self.tracker.metrics(values, step=epoch)
 
 
 def train(job: Job, rank: int, world: int, device: torch.device) -> None:
-    """Train inside an initialised process group and leave `model.safetensors` in the folder."""
+    """Train inside an initialised process group and leave the model's files in the folder."""
     started = time.monotonic()
     folder = Path(job.folder)
     torch.manual_seed(job.seed)
@@ -112,8 +108,19 @@ def train(job: Job, rank: int, world: int, device: torch.device) -> None:
         elif epoch - best_epoch >= job.patience:
             break
     if rank == 0:
+        finished, _ = tabular.load(folder / WEIGHTS)
+        validation = read_part(folder, "validation")
+        difference = export.finish(
+            finished, job.columns, matrix(validation, job.columns), labels_of(validation), folder
+        )
         outcome = Outcome(
-            best_epoch, best, epoch + 1, world, dist.get_backend(), time.monotonic() - started
+            best_epoch=best_epoch,
+            holdout_average_precision=best,
+            epochs=epoch + 1,
+            processes=world,
+            backend=dist.get_backend(),
+            onnx_max_difference=difference,
+            seconds=time.monotonic() - started,
         )
         (folder / "outcome.json").write_bytes(msgspec.json.encode(outcome))
 
@@ -142,7 +149,7 @@ def _generator(seed: int) -> torch.Generator:
 def _save(model: tabular.TabularNet, columns: list[str], folder: Path) -> None:
     partial = folder / "model.partial"
     tabular.save(model, columns, partial)
-    partial.replace(folder / "model.safetensors")
+    partial.replace(folder / WEIGHTS)
 
 
 def main() -> None:

@@ -4,13 +4,13 @@
 
 Each step takes the small dictionary its predecessor returned (folders, run ids, numbers; never
 rows), adds its own result and returns it, so any of them can be run again alone. Everything large
-lies in `PENSTOCK_HOME/training/<run key>` or in MLflow. Modules that load torch are imported by the
-steps that need it.
+lies in `PENSTOCK_HOME/training/<run key>` or in MLflow. MLflow's client, slow to load, is imported
+by the steps that need it; torch only in the processes that train.
 """
 
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -22,12 +22,18 @@ from features.plan import Plan, load_plan
 from training import dataset as datasets
 from training.dataset import Dataset, RowSource
 from training.errors import TrainingError
+from training.evaluate import decision_thresholds, measure, measure_decisions
 from training.gate import Decision, PromotionRule, decide
 from training.graph import onnx_scores
 from training.job import Job
+from training.launch import launch
 from training.models.recipes import recipe_of
-from training.registry import Registry, Version
+from training.packing import environment, git_commit, write_bundle
 from training.settings import settings
+from training.tracking import Tracker
+
+if TYPE_CHECKING:
+    from training.registry import Registry, Version
 
 Result = dict[str, Any]
 
@@ -74,18 +80,15 @@ def build_dataset(
 
 
 def train(previous: Result, *, epochs: int = 12, processes: int = 2, seed: int = 0) -> Result:
-    """Train under torchrun, tracked in a new MLflow run.
+    """Train under torchrun, tracked in a new MLflow run, to a calibrated and exported model.
 
     Returns:
         `previous` with `run_id` and `outcome`.
     """
-    from training.export import environment, git_commit
-    from training.launch import launch
-
     built, plan = _dataset(previous)
     config = recipe_of(plan.name).config
-    registry = Registry()
-    run_id = registry.start_run(
+    tracker = Tracker.start(
+        settings().mlflow_uri,
         plan.name,
         Path(built.folder).name,
         params={
@@ -111,68 +114,65 @@ def train(previous: Result, *, epochs: int = 12, processes: int = 2, seed: int =
         config=config,
         epochs=epochs,
         seed=seed,
-        mlflow_uri=registry.uri,
-        run_id=run_id,
+        mlflow_uri=tracker.uri,
+        run_id=tracker.run_id,
     )
     try:
         outcome = launch(job, processes)
     except BaseException:
-        registry.end_run(run_id, "FAILED")
+        tracker.end("FAILED")
         raise
-    registry.log_metrics(run_id, {"best_epoch": outcome.best_epoch, "train_s": outcome.seconds})
-    registry.end_run(run_id, "FINISHED")
-    return {**previous, "run_id": run_id, "outcome": msgspec.to_builtins(outcome)}
+    tracker.metrics(
+        {
+            "best_epoch": outcome.best_epoch,
+            "train_s": outcome.seconds,
+            "onnx_max_difference": outcome.onnx_max_difference,
+        }
+    )
+    tracker.end("FINISHED")
+    return {**previous, "run_id": tracker.run_id, "outcome": msgspec.to_builtins(outcome)}
 
 
 def evaluate(previous: Result) -> Result:
-    """Calibrate, measure beside the champion on the same rows, and pack the bundle.
+    """Measure the exported model beside the champion on the same rows, and pack the bundle.
 
     Returns:
         `previous` with `bundle` (a folder), `metrics`, `thresholds`, `champion_before` (a version
         or None), `champion_metrics`, and `why_no_champion` where none could be compared.
     """
-    import torch
-
-    from training import export
-    from training.evaluate import decision_thresholds, measure, measure_decisions
-    from training.models import tabular
+    from training.registry import Registry
 
     built, plan = _dataset(previous)
     recipe, folder = recipe_of(plan.name), Path(built.folder)
-    rows = datasets.read_part(folder, "validation")
+    rows, train_rows = (datasets.read_part(folder, part) for part in ("validation", "train"))
     features = datasets.matrix(rows, plan.column_names)
-    model, _ = tabular.load(folder / "model.safetensors")
-    with torch.no_grad():
-        logits = model(torch.from_numpy(features))
-    model.calibrate(logits, torch.from_numpy(datasets.labels_of(rows).astype(np.float32)))
-    scores = export.torch_scores(model, features)
+    scores = onnx_scores(folder / bundle.MODEL, features)
     thresholds = decision_thresholds(scores, recipe.decision_shares)
     metrics = {
         **measure(rows, scores, recipe),
         **measure_decisions(rows, scores, thresholds),
     }
-    train_rows = datasets.read_part(folder, "train")
     bundle_folder = folder / "bundle"
-    export.write_bundle(
+    write_bundle(
         bundle_folder,
         plan,
-        model,
+        folder,
         train_features=np.column_stack([train_rows[name].to_numpy() for name in plan.column_names]),
-        validation_features=features,
+        train_scores=onnx_scores(
+            folder / bundle.MODEL, datasets.matrix(train_rows, plan.column_names)
+        ),
         thresholds=thresholds,
         metrics=metrics,
         dataset_fingerprint=built.dataset_fingerprint,
     )
+    tracker = Tracker(settings().mlflow_uri, previous["run_id"])
+    tracker.metrics(metrics)
     registry = Registry()
-    registry.log_metrics(previous["run_id"], metrics)
     champion = registry.champion(plan.name)
     champion_scores, why = _champion_scores(registry, champion, plan, folder, features)
     champion_metrics = None if champion_scores is None else measure(rows, champion_scores, recipe)
     if champion_metrics is not None:
-        registry.log_metrics(
-            previous["run_id"],
-            {f"champion_{name}": value for name, value in champion_metrics.items()},
-        )
+        tracker.metrics({f"champion_{name}": value for name, value in champion_metrics.items()})
     _write_scores(folder, scores, champion_scores)
     return {
         **previous,
@@ -196,6 +196,8 @@ def promote(previous: Result, *, rule: PromotionRule | None = None) -> Result:
     Raises:
         TrainingError: another version became champion since the evaluation.
     """
+    from training.registry import Registry
+
     built, plan = _dataset(previous)
     folder = Path(built.folder)
     verdict = _decide(folder, previous, rule or PromotionRule())
@@ -225,13 +227,12 @@ def promote(previous: Result, *, rule: PromotionRule | None = None) -> Result:
         now = version.version
     elif not verdict.promote and not recorded:
         registry.refuse(plan.name, version.version, verdict.reason)
-    registry.tag_run(
-        previous["run_id"],
+    Tracker(registry.uri, previous["run_id"]).tag(
         {
             "model_version": version.version,
             "decision": "promoted" if verdict.promote else "refused",
             "decision_reason": verdict.reason,
-        },
+        }
     )
     return {
         **previous,
@@ -253,6 +254,7 @@ def compile_engines(previous: Result) -> Result:
         reason = f"version {previous['version']} was refused, so nothing will run it"
         return {**previous, "engines": {"status": "absent", "reason": reason}}
     from training.compile import compile_bundle
+    from training.registry import Registry
 
     built, plan = _dataset(previous)
     registry, folder = Registry(), Path(built.folder)
@@ -287,7 +289,7 @@ def _dataset(previous: Result) -> tuple[Dataset, Plan]:
 
 
 def _champion_scores(
-    registry: Registry, champion: Version | None, plan: Plan, folder: Path, features: Any
+    registry: "Registry", champion: "Version | None", plan: Plan, folder: Path, features: Any
 ) -> tuple[Any, str]:
     """The champion's scores of the same rows, or None and why there are none."""
     if champion is None:

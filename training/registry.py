@@ -18,16 +18,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-import httpx
 import msgspec
 from mlflow import MlflowClient
-from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 
-from features.errors import ServiceUnavailableError
 from training.errors import TrainingError
 from training.settings import settings
+from training.tracking import require_server
 
 CHAMPION = "champion"
 BUNDLE = "bundle"
@@ -55,41 +53,8 @@ class Registry:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         self.uri = uri or settings().mlflow_uri
         # MLflow's client tries for minutes before it says that nobody is there.
-        try:
-            httpx.get(f"{self.uri}/health", timeout=10).raise_for_status()
-        except httpx.HTTPError as error:
-            raise ServiceUnavailableError(
-                f"MLflow does not answer at {self.uri} ({error}); start it with "
-                "`penstock up mlflow` or set PENSTOCK_MLFLOW_URI"
-            ) from error
+        require_server(self.uri)
         self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-
-    def start_run(
-        self, feature_set: str, name: str, params: dict[str, Any], tags: dict[str, str]
-    ) -> str:
-        """A new run in the feature set's experiment; returns its id."""
-        experiment = self.client.get_experiment_by_name(feature_set)
-        experiment_id = (
-            experiment.experiment_id if experiment else self.client.create_experiment(feature_set)
-        )
-        run = self.client.create_run(experiment_id, run_name=name, tags=tags)
-        self.client.log_batch(
-            run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()]
-        )
-        return str(run.info.run_id)
-
-    def end_run(self, run_id: str, status: str) -> None:
-        """Close a run as FINISHED or FAILED."""
-        self.client.set_terminated(run_id, status)
-
-    def log_metrics(self, run_id: str, measures: dict[str, float]) -> None:
-        """One value per measure."""
-        for name, value in measures.items():
-            self.client.log_metric(run_id, name, value)
-
-    def tag_run(self, run_id: str, tags: dict[str, str]) -> None:
-        """Set tags of a run."""
-        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def register(self, name: str, run_id: str, folder: Path, tags: dict[str, str]) -> Version:
         """Upload a bundle to its run and register it; a second call finds the first's version."""
