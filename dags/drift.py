@@ -52,7 +52,7 @@ def newest_drift(plan: Plan) -> dict[str, Any] | None:
         consumer.assign(
             [TopicPartition(plan.drift_topic, number, ends[number][0]) for number in left]
         )
-        found: list[tuple[int, dict[str, Any]]] = []
+        found: list[tuple[tuple[int, int], dict[str, Any]]] = []
         deadline = time.monotonic() + _ANSWER_S
         while left:
             message = consumer.poll(0.5)
@@ -65,7 +65,7 @@ def newest_drift(plan: Plan) -> dict[str, Any] | None:
                 continue
             event = drift_event(message.value())
             if event is not None and event["feature_set"] == plan.name:
-                found.append((message.timestamp()[1], event))
+                found.append(((message.timestamp()[1], message.offset()), event))
             if message.offset() + 1 >= left.get(message.partition(), 0):
                 left.pop(message.partition(), None)
     except KafkaException as error:
