@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from features.settings import settings
+from penstock.stack.provision import cache_folder
 from penstock.stack.stack import Stack
 
 PROJECT = Path(__file__).parents[1]
@@ -21,6 +22,10 @@ class SessionStack(Stack):
     def require(self, *parts: str) -> "SessionStack":
         """Start the named parts unless they are up, and return the stack."""
         self.up(parts, lambda line: print(line, file=sys.stderr))
+        # The tools beside Prometheus and Alertmanager, where the stack had to fetch them.
+        unpacked = [str(path) for path in cache_folder(PROJECT).glob("debian/*/usr/bin")]
+        known = os.environ["PATH"].split(os.pathsep)
+        os.environ["PATH"] = os.pathsep.join(dict.fromkeys([*known, *unpacked]))
         return self
 
 

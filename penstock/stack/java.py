@@ -72,15 +72,17 @@ def machine_java() -> Path | None:
 
 
 def spark_java_home(home: Path) -> Path:
-    """A Java home for Spark: the machine's, or a shim around the pinned one under `home`."""
-    found = machine_java()
-    if found:
-        return found
-    shim = home / "java" / "bin" / "java"
-    shim.parent.mkdir(parents=True, exist_ok=True)
-    shim.write_text(_SHIM.format(java=pinned_java()))
-    shim.chmod(0o755)
-    return home / "java"
+    """A Java home for Spark: the machine's, else a shim around the pinned one under `home`."""
+    return machine_java() or shim(home / "java")
+
+
+def shim(folder: Path) -> Path:
+    """Write a Java home whose `java` starts the pinned one and never asks for the incubator."""
+    java = folder / "bin" / "java"
+    java.parent.mkdir(parents=True, exist_ok=True)
+    java.write_text(_SHIM.format(java=pinned_java()))
+    java.chmod(0o755)
+    return folder
 
 
 def network_options(folder: Path) -> list[str]:

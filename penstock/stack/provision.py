@@ -129,20 +129,21 @@ def _artifact(jar: Path) -> str:
 def _debian(
     package: str, binaries: tuple[str, ...], cache: Path, say: Callable[[str], None]
 ) -> Path | None:
-    """A binary of a Debian package: PATH, else installed by root, else unpacked into the cache."""
+    """A binary of a Debian package: from PATH, else from the package unpacked into the cache.
+
+    It is not installed, by root neither: that would start a service on all addresses, now and at
+    every boot.
+    """
     unpacked = cache / "debian" / package
     found = _find(binaries, unpacked)
-    if found or not shutil.which("apt-get"):
+    if found or not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         return found
     with _locked(cache, package):
-        if _find(binaries, unpacked):
-            return _find(binaries, unpacked)
-        say(f"installing {package} from the distribution")
+        if found := _find(binaries, unpacked):
+            return found
+        say(f"downloading {package} from the distribution")
         try:
-            if os.geteuid() == 0:
-                _install(package)
-            else:
-                _unpack_package(package, unpacked)
+            _unpack_package(package, unpacked)
         except ProvisionError as error:
             say(str(error))
     return _find(binaries, unpacked)
@@ -154,48 +155,30 @@ def _find(binaries: tuple[str, ...], unpacked: Path) -> Path | None:
     return next((Path(path) for path in found if path), None)
 
 
-def _install(package: str) -> None:
-    # The distribution's own service would take the default ports: it must not be started.
-    with tempfile.TemporaryDirectory() as folder:
-        refuse = Path(folder) / "systemctl"
-        refuse.write_text("#!/bin/sh\nexit 0\n")
-        refuse.chmod(0o755)
-        environment = os.environ | {
-            "DEBIAN_FRONTEND": "noninteractive",
-            "RUNLEVEL": "1",
-            "PATH": f"{folder}{os.pathsep}{os.environ.get('PATH', '')}",
-        }
-        install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package]
-        failed = f"{package} could not be installed"
-        try:
-            _run(install, failed, environment)
-        except ProvisionError:
-            _run(["apt-get", "update", "-qq"], failed, environment)
-            _run(install, failed, environment)
-
-
 def _unpack_package(package: str, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         failed = f"{package} could not be downloaded"
-        _run(["apt-get", "download", "-qq", package], failed, cwd=Path(scratch))
+        download = ["apt-get", "download", "-qq", package]
+        try:
+            _run(download, failed, cwd=Path(scratch))
+        except ProvisionError:
+            if os.geteuid() != 0:
+                raise
+            # Images of distributions come without their lists of packages.
+            _run(["apt-get", "update", "-qq"], failed)
+            _run(download, failed, cwd=Path(scratch))
         deb = next(Path(scratch).glob("*.deb"))
         _run(["dpkg-deb", "-x", str(deb), f"{scratch}/root"], failed)
         (Path(scratch) / "root").rename(folder)
 
 
-def _run(
-    command: list[str],
-    failed: str,
-    environment: dict[str, str] | None = None,
-    cwd: Path | None = None,
-) -> None:
+def _run(command: list[str], failed: str, cwd: Path | None = None) -> None:
     try:
         answer = subprocess.run(
             command,
             capture_output=True,
             text=True,
-            env=environment,
             cwd=cwd,
             timeout=_DOWNLOAD_TIMEOUT_S,
             check=False,
