@@ -64,6 +64,7 @@ def build_app(plan: Plan) -> Any:
         broker_heartbeat_interval=1.5,
         consumer_group_instance_id=instance_id(),
         consumer_auto_offset_reset="earliest",
+        broker_commit_interval=1.0,
         stream_buffer_maxsize=BUFFERED_ENVELOPES,
         # Acknowledgements wait for snapshots; a rebalance or a stop must not wait for them.
         stream_wait_empty=False,
