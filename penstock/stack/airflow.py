@@ -39,7 +39,6 @@ def airflow_environment(site: Site) -> dict[str, str]:
         "LOGGING__LOGGING_LEVEL": "INFO",
         # On a busy machine a first answer takes longer than the five seconds it is given.
         "WORKERS__EXECUTION_API_TIMEOUT": "30",
-        "USAGE_DATA_COLLECTION__ENABLED": "False",
     }
     return (
         site.environment()

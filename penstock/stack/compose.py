@@ -97,6 +97,14 @@ IMAGES = {
     ),
 }
 
+# Told to people and to their tools; no process of ours asks for them.
+_FOR_PEOPLE = {
+    "PENSTOCK_AIRFLOW_URL",
+    "PENSTOCK_PROMETHEUS_URL",
+    "PENSTOCK_ALERTMANAGER_URL",
+    "PENSTOCK_PAGES_URL",
+}
+
 # MLflow answers only those who call it by a name it was told.
 _MLFLOW_NAMES = {"MLFLOW_SERVER_ALLOWED_HOSTS": "mlflow:5000,localhost:5000,127.0.0.1:5000"}
 
@@ -162,7 +170,7 @@ def _service(part: Part, site: Site) -> dict[str, Any]:
     waits |= {name: {"condition": "service_started"} for name in part.companions}
     if _preparing(part, site):
         waits[f"{part.data}-prepare"] = {"condition": "service_completed_successfully"}
-    environment = {name: _literal(value) for name, value in part.environment(site).items()}
+    environment = _environment(part, site)
     if part in SERVICE_PARTS:
         environment |= _EVERY_ADDRESS
     if part is MLFLOW:
@@ -200,7 +208,7 @@ def _preparing(part: Part, site: Site) -> dict[str, Any]:
     if not commands:
         return {}
     [command] = commands
-    environment = {name: _literal(value) for name, value in part.environment(site).items()}
+    environment = _environment(part, site)
     return service | {
         "entrypoint": [_literal(word) for word in command],
         **({"environment": environment} if environment else {}),
@@ -222,6 +230,11 @@ def _container(part: Part) -> dict[str, Any]:
         "security_opt": ["no-new-privileges:true"],
         **({"volumes": _volumes(part)} if _volumes(part) else {}),
     }
+
+
+def _environment(part: Part, site: Site) -> dict[str, str]:
+    variables = part.environment(site).items()
+    return {name: _literal(value) for name, value in variables if name not in _FOR_PEOPLE}
 
 
 def _volumes(part: Part) -> list[str]:
