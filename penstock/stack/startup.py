@@ -4,7 +4,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from penstock.stack.logs import last_lines
 from penstock.stack.part import Part
@@ -37,6 +37,11 @@ class Startup:
         self._preparing = {part.data: threading.Lock() for part in parts if part.data}
         with ThreadPoolExecutor(max(1, len(parts))) as pool:
             outcomes = [pool.submit(self._bring_up, part) for part in parts]
+            try:
+                wait(outcomes)
+            except KeyboardInterrupt:
+                self._failed.set()
+                raise
         errors = [outcome.exception() for outcome in outcomes]
         if first := next((error for error in errors if error), None):
             raise first
