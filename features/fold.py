@@ -238,6 +238,7 @@ class Fold:
             return
         wanted, extra = np.unique(slots, return_counts=True)
         expire_before_us = self._expire_before_us(self.stage.retention_us)
+        compactable = True
         while True:
             self._used, lacking = reserve(
                 wanted,
@@ -256,7 +257,9 @@ class Fold:
             )
             if not lacking:
                 return
-            if self.entries * 4 < len(self._time):
+            if compactable and self.entries * 4 < len(self._time):
+                # Once: a batch of many new keys can need more than all of the arena.
+                compactable = False
                 self._compact()
                 continue
             size = max(2 * len(self._time), len(self._time) + lacking)

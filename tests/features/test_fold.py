@@ -220,3 +220,12 @@ def test_keep_only_forgets_other_keys() -> None:
     more = {"event_id": "s9", "event_time_us": 9, "person_id": "b", "shop_id": "x", "price": 3}
     out = fold.fold_history(batch(PLAN, [more, more | {"event_id": "s10", "person_id": "a"}]))
     assert out.column("person_count_10m").to_pylist() == [4.0, 1.0]
+
+
+def test_one_batch_may_bring_more_keys_than_the_state_has_room_for() -> None:
+    rows = [
+        {"event_id": f"s{i}", "event_time_us": i, "person_id": f"p{i}", "shop_id": "x", "price": 1}
+        for i in range(30_000)
+    ]
+    out = Fold(PLAN, 0).fold_history(batch(PLAN, rows))
+    assert out.column("person_count_10m").to_pylist() == [1.0] * len(rows)
