@@ -11,10 +11,11 @@ import tempfile
 import threading
 from pathlib import Path
 
-from features.errors import BundleError
+from features.errors import BundleError, ServiceUnavailableError
 from features.plan import Plan
 from monitoring import metrics
 from serving.bundle import LoadedBundle, load
+from serving.registry import Registry
 from serving.settings import ServingSettings
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class ChampionWatch:
     def __init__(self, plan: Plan, options: ServingSettings) -> None:
         self._plan = plan
         self._options = options
-        self._mlflow_uri = options.mlflow_uri
+        self._registry = Registry(options.mlflow_uri)
         self._stop = threading.Event()
         self._refused: str | None = None
         self._thread = threading.Thread(target=self._follow, name="champion", daemon=True)
@@ -50,7 +51,9 @@ class ChampionWatch:
     def stop(self) -> None:
         """Ends following; waits until a download in progress is over."""
         self._stop.set()
-        self._thread.join(timeout=10)
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
+        self._registry.close()
 
     def _follow(self) -> None:
         wait_s = 0.0
@@ -58,26 +61,32 @@ class ChampionWatch:
             try:
                 self.look()
                 wait_s = self._options.champion_poll_s
-            # The thread must outlive whatever the registry or its network raises.
-            except Exception as error:  # noqa: BLE001
-                self.waiting_for = f"MLflow at {self._mlflow_uri}: {error}"
+            except ServiceUnavailableError as error:
+                self.waiting_for = str(error)
                 metrics.MODEL_LOAD_FAILURES.labels(cause="registry").inc()
                 wait_s = min(max(2 * wait_s, self._options.champion_poll_s), _LONGEST_WAIT_S)
-                logger.warning(
-                    "champion: cannot ask %s, again in %.0f s: %s", self._mlflow_uri, wait_s, error
-                )
+                logger.warning("champion: next look in %.1f s: %s", wait_s, error)
+            # The thread must outlive whatever a version's files make a library raise.
+            except Exception:
+                metrics.MODEL_LOAD_FAILURES.labels(cause="bundle").inc()
+                wait_s = _LONGEST_WAIT_S
+                logger.exception("champion: next look in %.1f s", wait_s)
 
     def look(self) -> None:
-        """Asks for the alias once and loads the version it names, if that is a new one."""
-        found = _named_version(self._mlflow_uri, self._plan.name)
+        """Asks for the alias once and loads the version it names, if that is a new one.
+
+        Raises:
+            ServiceUnavailableError: the registry does not answer.
+        """
+        found = self._registry.by_alias(self._plan.name, ALIAS)
         if found is None:
             self.waiting_for = f"a version of {self._plan.name!r} with the alias {ALIAS!r}"
             return
-        version, run_id = found
+        version = found.version
         if version == self._refused or (self.current and version == self.current.version):
             return
         with tempfile.TemporaryDirectory(prefix="penstock-bundle-") as folder:
-            path = _download(self._mlflow_uri, run_id, folder)
+            path = self._registry.download(found.run_id, ARTIFACT, Path(folder))
             try:
                 loaded = load(path, self._plan, version, self._options)
             except BundleError as error:
@@ -90,34 +99,3 @@ class ChampionWatch:
         self.current = loaded
         self._refused = None
         logger.info("champion: version %s loaded (before: %s)", version, before)
-
-
-def _named_version(mlflow_uri: str, model: str) -> tuple[str, str] | None:
-    """The version that carries the alias, and its run; None where there is no such version."""
-    from mlflow import MlflowClient
-    from mlflow.exceptions import RestException
-    from mlflow.protos.databricks_pb2 import (
-        INVALID_PARAMETER_VALUE,
-        RESOURCE_DOES_NOT_EXIST,
-        ErrorCode,
-    )
-
-    client = MlflowClient(tracking_uri=mlflow_uri, registry_uri=mlflow_uri)
-    try:
-        found = client.get_model_version_by_alias(model, ALIAS)
-    except RestException as error:
-        absent = {ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE)}
-        if error.error_code in absent:
-            return None
-        raise
-    return str(found.version), str(found.run_id)
-
-
-def _download(mlflow_uri: str, run_id: str, folder: str) -> Path:
-    """Fetches the run's bundle into `folder`."""
-    from mlflow.artifacts import download_artifacts
-
-    path = download_artifacts(
-        run_id=run_id, artifact_path=ARTIFACT, dst_path=folder, tracking_uri=mlflow_uri
-    )
-    return Path(path)

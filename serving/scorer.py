@@ -11,7 +11,6 @@ aborted batch is not counted twice; a drift event goes out in the next transacti
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 import time
@@ -40,13 +39,6 @@ POLL_S = 0.1
 BATCH_MESSAGES = 256
 """A transaction costs the same 7 ms for one score and for thousands."""
 _OBSERVE_EVERY_S = 1.0
-_QUIET_AND_IMPATIENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # The champion watch has a back-off of its own, and says what it waits for.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-}
 
 
 class Scorer:
@@ -239,8 +231,8 @@ class Scorer:
 
 def main() -> None:
     """Runs the scorer of `PENSTOCK_FEATURE_SET` until SIGTERM."""
-    for name, value in _QUIET_AND_IMPATIENT.items():
-        os.environ.setdefault(name, value)
+    # One line for each look at the champion would bury the rest.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     shared = shared_settings()
     metrics.serve(shared.metrics_port, shared.bind_host)
     scorer = Scorer(load_plan(shared.feature_set), shared.kafka_bootstrap, serving_settings())

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import numpy as np
 import onnx
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
-from mlflow import MlflowClient
 from onnx import TensorProto, helper
 
 from features import bundle, wire
@@ -98,19 +98,30 @@ def write_bundle(folder, plan, **model):
 
 def register(plan, folder, alias="champion"):
     """Logs a bundle to MLflow and registers it; returns the version."""
-    uri = os.environ["PENSTOCK_MLFLOW_URI"]
-    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-    experiment = client.get_experiment_by_name(plan.name)
-    experiment_id = experiment.experiment_id if experiment else client.create_experiment(plan.name)
-    if experiment is None:
-        client.create_registered_model(plan.name)
-    run = client.create_run(experiment_id)
-    client.log_artifacts(run.info.run_id, str(folder), "bundle")
-    version = client.create_model_version(
-        plan.name, source=f"{run.info.artifact_uri}/bundle", run_id=run.info.run_id
-    ).version
-    client.set_registered_model_alias(plan.name, alias, version)
-    return str(version)
+    with httpx.Client(base_url=os.environ["PENSTOCK_MLFLOW_URI"], timeout=60) as client:
+
+        def post(path, **content):
+            return client.post(f"/api/2.0/mlflow/{path}", json=content)
+
+        post("experiments/create", name=plan.name)
+        experiment = client.get(
+            "/api/2.0/mlflow/experiments/get-by-name", params={"experiment_name": plan.name}
+        ).json()["experiment"]
+        run = post("runs/create", experiment_id=experiment["experiment_id"]).json()["run"]["info"]
+        place = run["artifact_uri"].removeprefix("mlflow-artifacts:")
+        for path in folder.iterdir():
+            client.put(
+                f"/api/2.0/mlflow-artifacts/artifacts{place}/bundle/{path.name}",
+                content=path.read_bytes(),
+            ).raise_for_status()
+        post("registered-models/create", name=plan.name)
+        source = f"{run['artifact_uri']}/bundle"
+        made = post("model-versions/create", name=plan.name, source=source, run_id=run["run_id"])
+        version = str(made.json()["model_version"]["version"])
+        post(
+            "registered-models/alias", name=plan.name, alias=alias, version=version
+        ).raise_for_status()
+    return version
 
 
 def rows_of(plan, first_row, count, price=100, **changed):
