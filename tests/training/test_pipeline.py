@@ -1,0 +1,177 @@
+"""From a feature table to a champion, on a real MLflow server."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from features import bundle
+from features.errors import ServiceUnavailableError
+from features.plan import Plan
+from tests.conftest import SessionStack
+from training import pipeline
+from training.errors import TrainingError
+from training.registry import Registry
+from training.settings import settings
+from training.tracking import Tracker
+
+pytestmark = pytest.mark.slow
+
+Result = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def mlflow(stack: SessionStack) -> str:
+    stack.require("mlflow")
+    return settings().mlflow_uri
+
+
+@pytest.fixture(scope="module")
+def first(mlflow: str, history: Path) -> Result:
+    """The result of one whole run; every step's result survives JSON, as between tasks."""
+    result = pipeline.build_dataset("card_fraud", train_days=7)
+    result = pipeline.train(travelled(result), epochs=8, seed=3)
+    result = pipeline.evaluate(travelled(result))
+    result = pipeline.promote(travelled(result))
+    return pipeline.compile_engines(travelled(result))
+
+
+def travelled(result: Result) -> Result:
+    return json.loads(json.dumps(result))  # type: ignore[no-any-return]
+
+
+def as_new_run(result: Result, mlflow: str) -> Result:
+    """The same trained model as if another run had trained it."""
+    tracker = Tracker.start(mlflow, "card_fraud", "again", params={}, tags={})
+    return {**result, "run_id": tracker.run_id}
+
+
+def test_a_first_model_becomes_champion_and_its_bundle_can_be_fetched(
+    first: Result, plan: Plan, tmp_path: Path
+) -> None:
+    assert first["promoted"]
+    assert first["reason"].startswith("there is no champion")
+    registry = Registry()
+    champion = registry.champion("card_fraud")
+    assert champion is not None
+    assert champion.version == first["version"] == first["champion_after"]
+    assert champion.tags["decision_reason"] == first["reason"]
+    fetched = registry.download("card_fraud", "champion", tmp_path)
+    manifest = bundle.verify(fetched, plan)
+    assert manifest.dataset_fingerprint == first["dataset"]["dataset_fingerprint"]
+    assert manifest.metrics == first["metrics"]
+    assert manifest.metrics["average_precision"] > 5 * manifest.metrics["positive_share"]
+    assert 0 < manifest.thresholds["review"] < manifest.thresholds["block"] <= 1
+
+
+def test_the_run_holds_curves_parameters_and_fingerprints(first: Result, plan: Plan) -> None:
+    client = Registry().client
+    run = client.get_run(first["run_id"])
+    curve = client.get_metric_history(first["run_id"], "holdout_average_precision")
+    assert [point.step for point in curve] == list(range(first["outcome"]["epochs"]))
+    assert max(p.value for p in curve) == first["outcome"]["holdout_average_precision"]
+    assert run.info.status == "FINISHED"
+    assert run.data.params["seed"] == "3"
+    assert run.data.params["processes"] == "2"
+    assert run.data.tags["feature_fingerprint"] == plan.fingerprint
+    assert run.data.tags["dataset_fingerprint"] == first["dataset"]["dataset_fingerprint"]
+    assert run.data.tags["decision"] == "promoted"
+    assert run.data.metrics["average_precision"] == first["metrics"]["average_precision"]
+
+
+def test_engines_lie_beside_the_bundle_with_their_hashes(first: Result, tmp_path: Path) -> None:
+    client = Registry().client
+    folder = Path(client.download_artifacts(first["run_id"], "engines", str(tmp_path)))
+    record = json.loads((folder / "engines.json").read_bytes())
+    assert record["engines"]["onnxruntime"]["status"] == "verified"
+    for engine in record["engines"].values():
+        if engine.get("file"):
+            assert bundle.sha256_of(folder / engine["file"]) == engine["sha256"]
+
+
+def test_an_equal_challenger_is_registered_refused_and_not_compiled(
+    first: Result, mlflow: str
+) -> None:
+    again = pipeline.promote(travelled(pipeline.evaluate(as_new_run(first, mlflow))))
+    assert again["champion_before"] == first["version"]
+    assert again["champion_metrics"]["average_precision"] == pytest.approx(
+        again["metrics"]["average_precision"], abs=1e-9
+    )
+    assert not again["promoted"]
+    assert again["champion_after"] == first["version"]
+    refused = Registry().get("card_fraud", again["version"])
+    assert refused.tags["decision"] == "refused"
+    assert "does not reach the margin" in refused.tags["decision_reason"]
+    assert "refused" in pipeline.compile_engines(again)["engines"]["reason"]
+
+
+def test_promoting_a_second_time_changes_nothing(first: Result) -> None:
+    before = len(Registry().client.search_model_versions("name = 'card_fraud'"))
+    again = pipeline.promote(travelled(first))
+    assert {name: again[name] for name in again if name != "engines"} == {
+        name: first[name] for name in first if name != "engines"
+    }
+    assert len(Registry().client.search_model_versions("name = 'card_fraud'")) == before
+
+
+def test_a_verdict_about_a_champion_that_was_replaced_is_not_applied(
+    first: Result, mlflow: str
+) -> None:
+    evaluated = {**as_new_run(first, mlflow), "champion_before": None}
+    with pytest.raises(TrainingError, match="evaluate again"):
+        pipeline.promote(evaluated)
+    champion = Registry().champion("card_fraud")
+    assert champion is not None
+    assert champion.version == first["version"]
+
+
+@pytest.fixture
+def damaged_champion(first: Result, plan: Plan) -> Iterator[None]:
+    """Replace the champion's stored graph for a while."""
+    client, folder = Registry().client, Path(first["dataset"]["folder"]) / "damaged"
+    folder.mkdir()
+    (folder / bundle.MODEL).write_bytes(b"something else")
+    client.log_artifact(first["run_id"], str(folder / bundle.MODEL), "bundle")
+    yield
+    client.log_artifact(first["run_id"], str(Path(first["bundle"]) / bundle.MODEL), "bundle")
+
+
+@pytest.mark.usefixtures("damaged_champion")
+def test_a_damaged_champion_stops_the_comparison(first: Result, mlflow: str) -> None:
+    with pytest.raises(TrainingError, match="fails its checks"):
+        pipeline.evaluate(as_new_run(first, mlflow))
+
+
+def test_a_changed_definition_stops_the_later_steps(first: Result) -> None:
+    changed = travelled(first)
+    changed["dataset"]["fingerprint"] = "0123456789abcdef"
+    with pytest.raises(TrainingError, match="start from build_dataset"):
+        pipeline.evaluate(changed)
+
+
+def test_an_unknown_version_is_named(mlflow: str, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no version '999'"):
+        Registry().download("card_fraud", "999", tmp_path)
+
+
+def test_without_a_server_the_command_says_how_to_start_it(
+    history: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENSTOCK_MLFLOW_URI", "http://127.0.0.1:9")
+    with pytest.raises(ServiceUnavailableError, match="penstock up mlflow"):
+        Registry()
+    done = subprocess.run(
+        [sys.executable, "-m", "penstock.cli", "train", "--train-days", "7"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1].startswith("penstock: MLflow does not answer")
+    assert "Traceback" not in done.stderr
