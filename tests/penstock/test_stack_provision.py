@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from penstock.stack import java, provision
+from penstock.stack.java_network import network_options
 from tests.conftest import PROJECT
 
 
@@ -56,7 +57,7 @@ def test_certificates_and_proxy_of_the_machine_reach_java(
     bundle.write_bytes(certificate_authority("Company of Pipes"))
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
-    options = java.network_options(tmp_path)
+    options = network_options(tmp_path)
     assert f"-Djavax.net.ssl.trustStore={tmp_path / 'trust-store.p12'}" in options
     assert {"-Dhttps.proxyHost=proxy.example", "-Dhttps.proxyPort=3128"} <= set(options)
     keytool = java.pinned_java().with_name("keytool")
