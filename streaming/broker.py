@@ -140,12 +140,12 @@ class GaplessProducer:
                     on_delivery=self._on_delivery,
                 )
             except BufferError:
-                self._producer.poll(0.05)
+                self._serve(0.05)
                 continue
             except KafkaException as error:
                 end_process(f"cannot produce to {topic} [{partition}]: {error.args[0].str()}")
             self._sent[target] = self._sent.get(target, 0) + 1
-            self._producer.poll(0)
+            self._serve(0)
             return
 
     def send_rows(self, plan: Plan, topic: str, partition: int, rows: pa.RecordBatch) -> int:
@@ -168,15 +168,22 @@ class GaplessProducer:
         Unlike a flush it ends under a constant stream of newer messages.
         """
         while any(self._delivered.get(target, 0) < count for target, count in sent.items()):
-            self._producer.poll(0.02)
+            self._serve(0.02)
 
     def poll(self) -> None:
         """Serve delivery reports."""
-        self._producer.poll(0)
+        self._serve(0)
 
     def flush(self) -> None:
         """Wait until every message is acknowledged."""
         self.wait_for(self.sent())
+
+    def _serve(self, timeout_s: float) -> None:
+        try:
+            self._producer.poll(timeout_s)
+        except KafkaException as error:
+            # A lost message makes every later one impossible.
+            end_process(f"the producer cannot go on: {error.args[0].str()}")
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         target = (message.topic(), message.partition())

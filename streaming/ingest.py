@@ -273,9 +273,9 @@ def _label_stage(plan: Plan) -> int:
 
 def serve(plan: Plan) -> None:
     """Run ingest for a plan until SIGTERM."""
-    tokeniser = Tokeniser.from_settings()
 
     def work(stop: threading.Event) -> None:
+        tokeniser = Tokeniser.from_settings()
         topics: list[Any] = [plan.event_topic, plan.stages[0].topic]
         topics += [plan.label_topic] if plan.label else []
         wait_for_topics(topics, stop)

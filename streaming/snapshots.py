@@ -74,6 +74,9 @@ class SnapshotStore:
                 log.warning("%s: %s", self._path(offsets[at]), error)
                 damaged = error
             else:
+                # A damaged file must not count as one of the two that are kept.
+                for gone in offsets[at + 1 :]:
+                    self._files.rm_file(self._path(gone))
                 return offsets[: at + 1]
         if damaged is not None:
             raise SnapshotError(f"no snapshot in {self.folder} can be used: {damaged}")
