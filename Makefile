@@ -15,10 +15,11 @@ help:  ## Show the targets.
 install: $(STAMP)  ## Make .venv with everything in it.
 
 # uv where there is one: it is faster, and brings Python 3.11 where that is missing. Else pip.
+# Bytecode is compiled here, not by a dozen processes that start at once.
 $(STAMP): requirements.lock pyproject.toml
 	@if command -v uv >/dev/null; then \
 	  uv venv --quiet --allow-existing --seed --python 3.11 $(VENV) && \
-	  uv pip install --python $(PYTHON) --require-hashes -r requirements.lock && \
+	  uv pip install --python $(PYTHON) --compile-bytecode --require-hashes -r requirements.lock && \
 	  uv pip install --python $(PYTHON) --quiet --no-deps --no-build-isolation -e .; \
 	elif command -v python3.11 >/dev/null; then \
 	  python3.11 -m venv $(VENV) && \
