@@ -46,22 +46,23 @@ def launch(job: Job, processes: int = 2) -> Outcome:
         *("--rdzv-conf", "store_type=file", "--local-addr", "127.0.0.1"),
         *(str(Path(__file__).with_name("loop.py")), "--job", str(job_file)),
     ]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=_environment(),
-        start_new_session=True,
-        preexec_fn=_end_with_parent,
-    )
     tail: deque[str] = deque(maxlen=KEPT_LINES)
-    with _termination_raises():
+    with (
+        _termination_raises(),
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=_environment(),
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
+        ) as process,
+    ):
         try:
-            if process.stdout is not None:
-                for line in process.stdout:
-                    tail.append(line)
-                    print(line, end="", file=sys.stderr, flush=True)
+            for line in process.stdout or ():
+                tail.append(line)
+                print(line, end="", file=sys.stderr, flush=True)
             code = process.wait()
         finally:
             end_group(process)

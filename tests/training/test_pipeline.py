@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from features import bundle
 from features.errors import ServiceUnavailableError
@@ -15,6 +16,7 @@ from features.plan import Plan
 from tests.conftest import SessionStack
 from training import pipeline
 from training.errors import TrainingError
+from training.models import tabular
 from training.registry import Registry
 from training.settings import settings
 from training.tracking import Tracker
@@ -41,7 +43,8 @@ def first(mlflow: str, history: Path) -> Result:
 
 
 def travelled(result: Result) -> Result:
-    return json.loads(json.dumps(result))  # type: ignore[no-any-return]
+    arrived: Result = json.loads(json.dumps(result))
+    return arrived
 
 
 def as_new_run(result: Result, mlflow: str) -> Result:
@@ -66,6 +69,16 @@ def test_a_first_model_becomes_champion_and_its_bundle_can_be_fetched(
     assert manifest.metrics == first["metrics"]
     assert manifest.metrics["average_precision"] > 5 * manifest.metrics["positive_share"]
     assert 0 < manifest.thresholds["review"] < manifest.thresholds["block"] <= 1
+
+
+def test_two_processes_trained_one_model_that_equals_its_graph(first: Result, plan: Plan) -> None:
+    outcome = first["outcome"]
+    assert outcome["processes"] == 2
+    assert outcome["backend"] == ("nccl" if torch.cuda.device_count() >= 2 else "gloo")
+    assert outcome["onnx_max_difference"] <= 1e-5
+    folder = Path(first["dataset"]["folder"])
+    assert tabular.load(folder / "model.safetensors")[1] == plan.column_names
+    assert not (folder / "rendezvous").exists()
 
 
 def test_the_run_holds_curves_parameters_and_fingerprints(first: Result, plan: Plan) -> None:
