@@ -27,7 +27,7 @@ SHUFFLE_PARTITIONS = 4
 """Few: every partition costs a task and, in a date-partitioned table, a file per day."""
 
 ARROW_ROWS_PER_BATCH = 50_000
-"""Large enough that a fold's cost per call is small; a batch of that size is a few MB."""
+"""Large enough that the cost of a call of the fold vanishes; such a batch is a few MB."""
 
 # A job lasts a minute and its heavy work is Python: the optimising compiler never pays off.
 _SHORT_LIVED_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xshare:auto"

@@ -1,0 +1,306 @@
+"""Feast objects made from the plan, and the two ways of reading features: online and point in time.
+
+One entity and one feature view per stage, one feature service per feature set. The online store
+(Redis) holds each key's newest vector. The offline store (DuckDB) reads one Parquet file, made
+from the published rows whenever they have changed: Feast's Delta support contradicts our deltalake.
+
+Columns that the event itself tells (fields, calendar) are not stored: whoever asks has the event.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import urllib.parse
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from features import lake
+from features.errors import PenstockError, ServiceUnavailableError
+from features.plan import Plan, StagePlan
+from features.settings import settings
+from features.wire import FOLDED, KIND_EVENT
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+_TIME = "event_time"
+_VERSION = b"lake_version"
+
+
+def view_name(plan: Plan, stage: StagePlan) -> str:
+    """The feature view of a stage."""
+    return f"{plan.name}_{stage.name}"
+
+
+def stored_stages(plan: Plan) -> list[StagePlan]:
+    """The stages that compute something; each has a view."""
+    return [stage for stage in plan.stages if stage.columns]
+
+
+def apply(plan: Plan) -> dict[str, list[str]]:
+    """Register a plan's entities, views and service; what it no longer has is removed.
+
+    Returns:
+        Names by kind: `entities`, `views`, `services`.
+
+    Raises:
+        ServiceUnavailableError: the online store does not answer.
+    """
+    feast = _library()
+    folder = settings().home / "feast"
+    folder.mkdir(parents=True, exist_ok=True)
+    entities, views = [], []
+    for stage in stored_stages(plan):
+        entity = feast.Entity(
+            name=stage.name, join_keys=[stage.key_column], value_type=feast.ValueType.STRING
+        )
+        source = feast.FileSource(
+            name=view_name(plan, stage),
+            path=str(_offline_file(plan)),
+            timestamp_field=_TIME,
+            created_timestamp_column=_arrived(stage),
+        )
+        columns = [
+            feast.Field(name=name, dtype=feast.types.Float64, description=_meaning(plan, name))
+            for name in stage.columns
+        ]
+        key = feast.Field(name=stage.key_column, dtype=feast.types.String)
+        entities.append(entity)
+        views.append(
+            feast.FeatureView(
+                name=view_name(plan, stage),
+                entities=[entity],
+                schema=[key, *columns],
+                source=source,
+                # A vector stays the key's newest until the next event, however long that takes.
+                ttl=timedelta(0),
+                owner=plan.owner,
+                tags={"fingerprint": plan.fingerprint},
+            )
+        )
+    service = feast.FeatureService(
+        name=plan.name, features=views, owner=plan.owner, tags={"fingerprint": plan.fingerprint}
+    )
+    store = _open(plan.name)
+    names = {
+        "entities": [entity.name for entity in entities],
+        "views": [view.name for view in views],
+        "services": [service.name],
+    }
+    gone = [v for v in store.list_feature_views() if v.name not in names["views"]]
+    gone += [e for e in store.list_entities() if e.name not in names["entities"]]
+    with _answering():
+        store.apply([*entities, *views, service], objects_to_delete=gone, partial=False)
+    return names
+
+
+def write_online(plan: Plan, rows: pa.RecordBatch | pa.Table) -> dict[str, int]:
+    """Write each key's newest vector; `apply` must have run.
+
+    Args:
+        plan: the feature set.
+        rows: finished rows of `row_schema(plan)` in log order; what is no folded event is passed
+            over.
+
+    Returns:
+        Rows written by view.
+
+    Raises:
+        ServiceUnavailableError: the online store does not answer.
+    """
+    store = _open(plan.name)
+    written = {}
+    for stage in stored_stages(plan):
+        newest = newest_by_key(stage, rows)
+        if newest.num_rows == 0:
+            continue
+        with _answering():
+            store.write_to_online_store(view_name(plan, stage), df=newest.to_pandas())
+        written[view_name(plan, stage)] = newest.num_rows
+    return written
+
+
+def newest_by_key(stage: StagePlan, rows: pa.RecordBatch | pa.Table) -> pa.Table:
+    """The vector with the newest event time of each key; of equal ones the last in the log."""
+    folded = pc.and_(pc.equal(rows["kind"], KIND_EVENT), pc.equal(rows["verdict"], FOLDED))
+    table = pa.table({name: rows[name] for name in [stage.key_column, *stage.columns]})
+    time = pc.cast(rows["event_time_us"], pa.timestamp("us", tz="UTC"))
+    # Feast wants what breaks ties offline; here they are broken below.
+    for name in (_TIME, _arrived(stage)):
+        table = table.append_column(name, time)
+    table = table.filter(folded)
+    place = pa.array(range(table.num_rows), pa.int64())
+    ordered = pc.sort_indices(
+        pa.table({"time": table[_TIME], "place": place}),
+        sort_keys=[("time", "ascending"), ("place", "ascending")],
+    )
+    table = table.take(ordered).append_column("place", place)
+    last = table.group_by(stage.key_column).aggregate([("place", "max")])["place_max"]
+    return table.take(last).drop_columns("place")
+
+
+def online_features(plan: Plan, keys: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
+    """The newest vectors of some entities.
+
+    Args:
+        plan: the feature set.
+        keys: one value per stage's key column, for each wanted row.
+
+    Returns:
+        A row for each, with the keys and every stage's columns; None where a key is unknown.
+
+    Raises:
+        ServiceUnavailableError: the online store does not answer.
+    """
+    store = _open(plan.name)
+    with _answering():
+        found = store.get_online_features(
+            features=store.get_feature_service(plan.name), entity_rows=list(keys)
+        )
+    rows: list[dict[str, Any]] = found.to_arrow().to_pylist()
+    return rows
+
+
+def historical_features(plan: Plan, entities: pa.Table) -> pa.Table:
+    """Join each entity row with the vectors that were the newest at its time.
+
+    Args:
+        plan: the feature set.
+        entities: every stage's key column and `event_time` (timestamp, UTC); other columns are
+            kept.
+
+    Returns:
+        The rows with every stage's columns; null where a key had no event by then.
+
+    Raises:
+        PenstockError: nothing has been published yet.
+    """
+    _refresh_offline(plan)
+    store = _open(plan.name)
+    frame = entities.to_pandas()
+    with warnings.catch_warnings():
+        # Feast's own table expressions use an argument that its library has since renamed.
+        warnings.simplefilter("ignore")
+        job = store.get_historical_features(
+            entity_df=frame.rename(columns={_TIME: "event_timestamp"}),
+            features=store.get_feature_service(plan.name),
+        )
+        found = job.to_arrow()
+    names = [_TIME if name == "event_timestamp" else name for name in found.schema.names]
+    stages = [name for stage in stored_stages(plan) for name in stage.columns]
+    renamed: pa.Table = found.rename_columns(names)
+    return renamed.select([*entities.schema.names, *stages])
+
+
+def _refresh_offline(plan: Plan) -> None:
+    """Write the offline store's file anew where the published rows have changed."""
+    import duckdb
+
+    published, events = lake.open_table("feature_backfill"), lake.open_table("events")
+    if published is None or events is None:
+        raise PenstockError("no features have been published yet; run `penstock backfill` first")
+    file = _offline_file(plan)
+    version = f"{plan.fingerprint}.{published.version()}".encode()
+    if file.exists() and (pq.read_schema(file).metadata or {}).get(_VERSION) == version:
+        return
+    columns = [name for stage in stored_stages(plan) for name in stage.columns]
+    keys = [stage.key_column for stage in stored_stages(plan)]
+    # Of vectors with one event time the one that came last in the stage's log is the newest.
+    arrived = [
+        f"make_timestamp(row_number() OVER (ORDER BY {stage.seq_column} NULLS FIRST, event_time,"
+        f" event_id)) AS {_arrived(stage)}"
+        for stage in stored_stages(plan)
+    ]
+    with duckdb.connect() as connection:
+        connection.register("published", published.to_pyarrow_dataset())
+        connection.register("logged", events.to_pyarrow_dataset())
+        rows = connection.sql(
+            f"SELECT event_id, event_time, {', '.join([*keys, *columns, *arrived])} "
+            f"FROM (SELECT * EXCLUDE ({', '.join(keys)}) FROM published) JOIN (SELECT "
+            f"origin_partition, origin_offset, {', '.join(keys)}, "
+            f"{', '.join(stage.seq_column for stage in stored_stages(plan))} FROM logged) "
+            "USING (origin_partition, origin_offset)"
+        )
+        reader = rows.to_arrow_reader(100_000)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
+        os.close(handle)
+        with pq.ParquetWriter(scratch, reader.schema.with_metadata({_VERSION: version})) as writer:
+            for batch in reader:
+                writer.write_batch(batch)
+        Path(scratch).replace(file)
+
+
+def _offline_file(plan: Plan) -> Path:
+    return (settings().home / "feast" / f"{plan.name}.parquet").resolve()
+
+
+def _arrived(stage: StagePlan) -> str:
+    return f"{stage.name}_arrived"
+
+
+def _meaning(plan: Plan, column: str) -> str:
+    return next(c.meaning for c in plan.columns if c.name == column)
+
+
+def _library() -> Any:
+    """Feast, which takes seconds to import, told first to send nothing."""
+    os.environ["FEAST_USAGE"] = "False"
+    with warnings.catch_warnings():
+        # What it imports warns of its own old age, which says nothing about our features.
+        warnings.simplefilter("ignore")
+        import feast
+        import feast.types
+    return feast
+
+
+@cache
+def _open(project: str) -> FeatureStore:
+    feast = _library()
+    from feast.repo_config import RepoConfig
+
+    folder = settings().home.resolve() / "feast"
+    config = RepoConfig(
+        project=project,
+        provider="local",
+        registry=str(folder / "registry.db"),
+        online_store={"type": "redis", "connection_string": _redis(settings().redis_url)},
+        offline_store={"type": "duckdb"},
+        entity_key_serialization_version=3,
+    )
+    return feast.FeatureStore(config=config)
+
+
+def _redis(url: str) -> str:
+    """A `redis://` URL in Feast's own form."""
+    parts = urllib.parse.urlsplit(url)
+    said = [f"{parts.hostname}:{parts.port or 6379}", f"db={parts.path.strip('/') or 0}"]
+    if parts.password:
+        said.append(f"password={urllib.parse.unquote(parts.password)}")
+    if parts.scheme == "rediss":
+        said.append("ssl=true")
+    return ",".join(said)
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Turns a store that does not answer into a sentence that says so."""
+    from redis.exceptions import ConnectionError as RedisConnectionError
+
+    try:
+        yield
+    except RedisConnectionError as error:
+        raise ServiceUnavailableError(
+            f"the online store does not answer at {settings().redis_url}: {error}; start it with "
+            "`penstock up redis`"
+        ) from error
