@@ -163,6 +163,10 @@ class Scorer:
                 continue
             self._marks = {tp.partition: mark_of(tp) for tp in committed}
             self._consumer.assign(committed)
+            logger.info(
+                "scorer: reads %s from %s", self._plan.features_topic,
+                ", ".join(f"{tp.partition}@{max(tp.offset, 0)}" for tp in committed),
+            )  # fmt: skip
             return
         self._marks = {}
 

@@ -166,8 +166,9 @@ class Topics:
             )
             if name not in held
         ]
-        for outcome in self._admin.create_topics(new).values():
-            outcome.result(20)
+        if new:
+            for outcome in self._admin.create_topics(new).values():
+                outcome.result(20)
 
     def send(self, rows, partition=0):
         """One envelope of the features topic."""
