@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from typing import Any
 
@@ -24,13 +24,18 @@ from features.plan import Plan
 from features.wire import KIND_EVENT, KIND_LABEL, LATE, VERDICTS, partition_of, row_schema
 from streaming.snapshots import BOOTSTRAP_OFFSET, SnapshotStore
 
+SAY_EVERY_S = 1.0
 _ARRIVAL = "arrival_us"
 
 
-def bootstrap(plan: Plan) -> dict[str, Any]:
+def bootstrap(plan: Plan, say: Callable[[str], None] | None = None) -> dict[str, Any]:
     """Write a snapshot of every partition of every stage, made from the lake's history.
 
     Running it again over another history replaces the snapshots, until the stages run.
+
+    Args:
+        plan: the compiled feature set.
+        say: receives a line of progress now and then; by default it goes to standard error.
 
     Returns:
         `events` and `labels` folded, `keys` by stage, and `seconds`.
@@ -52,13 +57,17 @@ def bootstrap(plan: Plan) -> dict[str, Any]:
     folds = [[Fold(plan, i) for _ in range(plan.partitions)] for i in indices]
     events = labels = 0
     newest_us = 0
+    say = say or _to_stderr
+    said_at = started
     for chunk in _history(plan):
         _fold(plan, folds, chunk)
         found = pc.sum(pc.equal(chunk.column("kind"), KIND_EVENT)).as_py() or 0
         events += found
         labels += chunk.num_rows - found
         newest_us = max(newest_us, pc.max(chunk.column("event_time_us")).as_py())
-        _say(f"bootstrap: {events} events and {labels} labels folded")
+        if time.monotonic() - said_at > SAY_EVERY_S:
+            said_at = time.monotonic()
+            say(f"bootstrap: {events} events and {labels} labels folded")
     for stage_folds, stage_stores in zip(folds, stores, strict=True):
         for fold, store in zip(stage_folds, stage_stores, strict=True):
             # An older id cannot come again: it would be late.
@@ -176,6 +185,5 @@ def _in_order(plan: Plan, parts: list[pa.Table]) -> pa.RecordBatch:
     )
 
 
-def _say(line: str) -> None:
-    end = "\r" if sys.stderr.isatty() else "\n"
-    print(line, end=end, file=sys.stderr, flush=True)
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -14,12 +14,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import AdminClient
 
 from features.plan import Plan
 from features.settings import settings
 from features.wire import encode
+from monitoring import metrics
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,15 @@ def instance_id() -> str:
 def say_broker_error(error: KafkaError) -> None:
     """librdkafka reconnects with its own back-off; a line in the log says that it does."""
     log.warning("Kafka: %s; waiting for it to come back", error.str())
+
+
+def show_lag(consumer: Consumer) -> None:
+    """Set the lag of each assigned partition from what the last fetches told."""
+    for at in consumer.position(consumer.assignment()):
+        _, end = consumer.get_watermark_offsets(at, cached=True)
+        if at.offset >= 0 and end >= 0:
+            lag = metrics.CONSUMER_LAG_MESSAGES.labels(at.topic, str(at.partition))
+            lag.set(max(0, end - at.offset))
 
 
 class GaplessProducer:

@@ -38,6 +38,7 @@ from streaming.broker import (
     consumer_settings,
     end_process,
     instance_id,
+    show_lag,
     wait_for_topics,
 )
 from streaming.raw_rows import RawRow, RawRows
@@ -150,6 +151,7 @@ class Ingest:
             self._producer.poll()
             if time.monotonic() - committed_at > COMMIT_EVERY_S:
                 self._commit()
+                show_lag(self._consumer)
                 committed_at = time.monotonic()
         self._commit()
         self._consumer.close()

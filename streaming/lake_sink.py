@@ -28,7 +28,7 @@ from features.settings import settings
 from features.wire import dead_letter_topic, decode, late_topic
 from monitoring import metrics
 from streaming import lake_rows
-from streaming.broker import consumer_settings, end_process, wait_for_topics
+from streaming.broker import consumer_settings, end_process, show_lag, wait_for_topics
 from streaming.service import run_service
 
 log = logging.getLogger(__name__)
@@ -142,6 +142,7 @@ class LakeSink:
             messages = self._read(stop)
             if messages:
                 self.write(messages)
+            show_lag(self._consumer)
         self._consumer.close()
 
     def write(self, messages: list[Message]) -> None:

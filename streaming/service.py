@@ -11,6 +11,8 @@ import sys
 import threading
 from collections.abc import Callable
 
+from confluent_kafka import KafkaException
+
 from features.errors import PenstockError
 from features.settings import settings
 from monitoring import metrics
@@ -43,4 +45,7 @@ def run_service(name: str, work: Callable[[threading.Event], None]) -> None:
         log.info("%s: stopped", name)
     except (PenstockError, ValueError) as error:
         log.critical("%s: %s", name, error)
+        sys.exit(1)
+    except KafkaException as error:
+        log.critical("%s: Kafka at %s: %s", name, settings().kafka_bootstrap, error.args[0].str())
         sys.exit(1)

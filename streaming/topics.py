@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import httpx
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from features.contract import event_schema, label_schema
 from features.errors import PenstockError, ServiceUnavailableError
@@ -18,6 +19,8 @@ from streaming.broker import admin
 
 MAX_DEAD_LETTER_BYTES = 2 * 1024 * 1024
 """A dead letter is a raw record (1 MiB at most) with headers that say why it lies there."""
+
+_PROPAGATION_S = 15.0
 
 
 def ensure(plan: Plan) -> list[str]:
@@ -53,22 +56,9 @@ def new_topics(plan: Plan) -> list[NewTopic]:
 
 def _create_topics(plan: Plan) -> list[str]:
     client = admin()
-    try:
-        held = client.list_topics(timeout=10).topics
-    except KafkaException:
-        raise ServiceUnavailableError(
-            f"no broker answers at {settings().kafka_bootstrap}; start one with `penstock up kafka`"
-        ) from None
     wanted = new_topics(plan)
-    for topic in wanted:
-        if topic.topic in held:
-            partitions = len(held[topic.topic].partitions)
-            if partitions != topic.num_partitions:
-                raise PenstockError(
-                    f"topic {topic.topic!r} has {partitions} partitions, the plan of "
-                    f"{plan.name!r} has {topic.num_partitions}; give the feature set another "
-                    "version or its event another topic"
-                )
+    held = _listed(client)
+    _check_partitions(plan, wanted, held)
     missing = [topic for topic in wanted if topic.topic not in held]
     if not missing:
         return []
@@ -84,7 +74,35 @@ def _create_topics(plan: Plan) -> list[str]:
                 ) from error
         else:
             created.append(f"topic {name}")
+    # Brokers learn of new topics a moment after they are created.
+    until = time.monotonic() + _PROPAGATION_S
+    while any(topic.topic not in held for topic in wanted) and time.monotonic() < until:
+        time.sleep(0.1)
+        held = _listed(client)
+    _check_partitions(plan, wanted, held)
     return created
+
+
+def _listed(client: AdminClient) -> dict[str, int]:
+    """Partitions by topic."""
+    try:
+        topics = client.list_topics(timeout=10).topics
+    except KafkaException:
+        raise ServiceUnavailableError(
+            f"no broker answers at {settings().kafka_bootstrap}; start one with `penstock up kafka`"
+        ) from None
+    return {name: len(topic.partitions) for name, topic in topics.items()}
+
+
+def _check_partitions(plan: Plan, wanted: list[NewTopic], held: dict[str, int]) -> None:
+    for topic in wanted:
+        partitions = held.get(topic.topic, topic.num_partitions)
+        if partitions != topic.num_partitions:
+            raise PenstockError(
+                f"topic {topic.topic!r} has {partitions} partitions, the plan of {plan.name!r} "
+                f"has {topic.num_partitions}; give the feature set another version or its event "
+                "another topic"
+            )
 
 
 def _register_schemas(plan: Plan) -> list[str]:

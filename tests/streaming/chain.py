@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,9 +34,12 @@ from features.vocabulary import (
     rate,
 )
 from features.wire import decode
+from streaming.ingest import Ingest
+from streaming.lake_sink import LakeSink
+from streaming.tokenise import Tokeniser
 
 TOKEN_KEY = "5a" * 32
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 PROJECT = Path(__file__).parents[2]
 
 
@@ -150,6 +154,24 @@ def wait_until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < until, "waited in vain"
         time.sleep(0.2)
+
+
+@contextmanager
+def running(service: Ingest | LakeSink) -> Iterator[None]:
+    """A service's loop in a thread: enough where nothing is killed."""
+    stop = threading.Event()
+    thread = threading.Thread(target=service.run, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(30)
+
+
+def ingest(plan: Plan) -> Ingest:
+    """Ingest under the tests' key."""
+    return Ingest(plan, Tokeniser(bytes.fromhex(TOKEN_KEY)))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from features.settings import settings
 from features.wire import DUPLICATE, partition_of
 from streaming import topics
 from tests.features.rows import batch
-from tests.streaming.chain import plan_of, read_rows, sale, send, service
+from tests.streaming.chain import ingest, plan_of, read_rows, running, sale, send, service
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +90,7 @@ def test_stream_equals_reference(tmp_path: Path) -> None:
     plan = plan_of("t_stream")
     topics.ensure(plan)
     total = produce_sales(plan, range(400), seed=1)
-    with service("ingest", plan, tmp_path), service("worker", plan, tmp_path):
+    with running(ingest(plan)), service("worker", plan, tmp_path):
         rows = read_rows(plan, plan.features_topic, total)
     assert len({identity(row) for row in rows}) == len(rows) == total
     assert sum(row["verdict"] == DUPLICATE for row in rows) > 20
@@ -102,7 +102,7 @@ def test_killed_worker_leaves_the_same_rows_as_no_crash(tmp_path: Path) -> None:
     plan = plan_of("t_worker_killed")
     topics.ensure(plan)
     total = 0
-    with service("ingest", plan, tmp_path):
+    with running(ingest(plan)):
         for life in range(2):
             with service("worker", plan, tmp_path) as process:
                 before = committed(plan)
