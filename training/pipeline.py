@@ -173,7 +173,7 @@ def evaluate(previous: Result) -> Result:
     champion_metrics = None if champion_scores is None else measure(rows, champion_scores, recipe)
     if champion_metrics is not None:
         tracker.metrics({f"champion_{name}": value for name, value in champion_metrics.items()})
-    _write_scores(folder, scores, champion_scores)
+    _write_scores(_scores_file(previous), scores, champion_scores)
     return {
         **previous,
         "bundle": str(bundle_folder),
@@ -188,10 +188,11 @@ def evaluate(previous: Result) -> Result:
 def promote(previous: Result, *, rule: PromotionRule | None = None) -> Result:
     """Register the bundle, apply the promotion rule, record the verdict, move the alias if earned.
 
-    A second run of a finished step finds the recorded version and verdict and changes nothing.
+    A verdict is given once: a second run of the step finds the version and its recorded verdict,
+    and at most finishes what the first left undone.
 
     Returns:
-        `previous` with `version`, `promoted`, `reason`, `decision`, `champion_after`.
+        `previous` with `version`, `promoted`, `reason`, `champion_after`.
 
     Raises:
         TrainingError: another version became champion since the evaluation.
@@ -199,8 +200,6 @@ def promote(previous: Result, *, rule: PromotionRule | None = None) -> Result:
     from training.registry import Registry
 
     built, plan = _dataset(previous)
-    folder = Path(built.folder)
-    verdict = _decide(folder, previous, rule or PromotionRule())
     before = previous["champion_before"]
     registry = Registry()
     bundle.verify(Path(previous["bundle"]), plan)
@@ -211,35 +210,34 @@ def promote(previous: Result, *, rule: PromotionRule | None = None) -> Result:
         tags={
             "feature_fingerprint": plan.fingerprint,
             "dataset_fingerprint": built.dataset_fingerprint,
-            "champion_before": before or "",
         },
     )
-    current = registry.champion(plan.name)
-    now = None if current is None else current.version
-    recorded = "decision" in version.tags
-    if now not in (before, version.version) and not recorded:
-        raise TrainingError(
-            f"version {now} of {plan.name} became champion while version {version.version} was "
-            f"compared with {before}; evaluate again"
-        )
-    if verdict.promote and now == before:
-        registry.promote(plan.name, version.version, verdict.reason)
+    champion = registry.champion(plan.name)
+    now = None if champion is None else champion.version
+    if version.verdict is None:
+        if now != before:
+            raise TrainingError(
+                f"version {now} of {plan.name} became champion while version {version.version} "
+                f"was compared with {before or 'none'}; evaluate again"
+            )
+        decision = _decide(Path(built.folder), previous, rule or PromotionRule())
+        version = registry.record(version, decision.promote, decision.reason, before)
+    promoted, reason, replaced = version.verdict or (False, "", None)
+    if promoted and now == replaced:
+        registry.promote(version)
         now = version.version
-    elif not verdict.promote and not recorded:
-        registry.refuse(plan.name, version.version, verdict.reason)
     Tracker(registry.uri, previous["run_id"]).tag(
         {
             "model_version": version.version,
-            "decision": "promoted" if verdict.promote else "refused",
-            "decision_reason": verdict.reason,
+            "decision": "promoted" if promoted else "refused",
+            "decision_reason": reason,
         }
     )
     return {
         **previous,
         "version": version.version,
-        "promoted": verdict.promote,
-        "reason": verdict.reason,
-        "decision": msgspec.to_builtins(verdict),
+        "promoted": promoted,
+        "reason": reason,
         "champion_after": now,
     }
 
@@ -310,15 +308,20 @@ def _champion_scores(
     return onnx_scores(fetched / bundle.MODEL, features), ""
 
 
-def _write_scores(folder: Path, challenger: Any, champion: Any) -> None:
+def _scores_file(previous: Result) -> Path:
+    return Path(previous["dataset"]["folder"]) / f"scores-{previous['run_id']}.arrow"
+
+
+def _write_scores(path: Path, challenger: Any, champion: Any) -> None:
     columns = {"challenger": challenger}
     if champion is not None:
         columns["champion"] = champion
-    datasets.write_table(pa.table(columns), folder / "scores.arrow")
+    datasets.write_table(pa.table(columns), path)
 
 
 def _decide(folder: Path, previous: Result, rule: PromotionRule) -> Decision:
-    rows, scores = datasets.read_part(folder, "validation"), datasets.read_part(folder, "scores")
+    rows = datasets.read_part(folder, "validation")
+    scores = datasets.read_part(folder, _scores_file(previous).stem)
     return decide(
         datasets.labels_of(rows),
         datasets.days_of(rows),

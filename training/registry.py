@@ -41,6 +41,14 @@ class Version(msgspec.Struct, frozen=True):
     run_id: str
     tags: dict[str, str]
 
+    @property
+    def verdict(self) -> tuple[bool, str, str | None] | None:
+        """Promoted or not, why, and the champion it was compared with; None before the verdict."""
+        if "decision" not in self.tags:
+            return None
+        promoted = self.tags["decision"] == "promoted"
+        return promoted, self.tags["decision_reason"], self.tags["champion_before"] or None
+
 
 class Registry:
     """The MLflow server, asked once whether it is there.
@@ -87,14 +95,21 @@ class Registry:
         for key, value in tags.items():
             self.client.set_model_version_tag(version.name, version.version, key, value)
 
-    def promote(self, name: str, version: str, reason: str) -> None:
-        """Record the reason, then move the alias, once."""
-        self.tag(self.get(name, version), {"decision": "promoted", "decision_reason": reason})
-        self.client.set_registered_model_alias(name, CHAMPION, version)
+    def record(
+        self, version: Version, promoted: bool, reason: str, champion_before: str | None
+    ) -> Version:
+        """Write a verdict to the version's tags; `decision` last, which makes it complete."""
+        verdict = {
+            "champion_before": champion_before or "",
+            "decision_reason": reason,
+            "decision": "promoted" if promoted else "refused",
+        }
+        self.tag(version, verdict)
+        return msgspec.structs.replace(version, tags=version.tags | verdict)
 
-    def refuse(self, name: str, version: str, reason: str) -> None:
-        """Record why a version does not become champion."""
-        self.tag(self.get(name, version), {"decision": "refused", "decision_reason": reason})
+    def promote(self, version: Version) -> None:
+        """Move the alias to the version; its verdict is recorded before."""
+        self.client.set_registered_model_alias(version.name, CHAMPION, version.version)
 
     def download(self, name: str, version: str, folder: Path) -> Path:
         """Fetch a version's bundle, by number or by alias; returns the folder it lies in.

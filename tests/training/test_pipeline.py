@@ -124,11 +124,19 @@ def test_an_equal_challenger_is_registered_refused_and_not_compiled(
 
 def test_promoting_a_second_time_changes_nothing(first: Result) -> None:
     before = len(Registry().client.search_model_versions("name = 'card_fraud'"))
-    again = pipeline.promote(travelled(first))
-    assert {name: again[name] for name in again if name != "engines"} == {
-        name: first[name] for name in first if name != "engines"
-    }
+    assert pipeline.promote(travelled(first)) == first
+    assert pipeline.promote(travelled(pipeline.evaluate(first)))["promoted"]
     assert len(Registry().client.search_model_versions("name = 'card_fraud'")) == before
+
+
+def test_a_promotion_that_was_cut_short_is_finished(first: Result, mlflow: str) -> None:
+    registry = Registry()
+    registry.client.delete_registered_model_alias("card_fraud", "champion")
+    assert registry.champion("card_fraud") is None
+    assert pipeline.promote(travelled(first))["champion_after"] == first["version"]
+    champion = registry.champion("card_fraud")
+    assert champion is not None
+    assert champion.version == first["version"]
 
 
 def test_a_verdict_about_a_champion_that_was_replaced_is_not_applied(
