@@ -145,10 +145,11 @@ class DriftWatch:
         if len(scores) == 0:
             return
         hours = event_time_us // HOUR_US
-        self._advance(int(hours.max()))
         self._newest_us = max(self._newest_us, int(event_time_us.max()))
         values = np.column_stack([vectors, scores])
-        for hour in np.unique(hours):
+        # Hour by hour: rows read after an outage may span more than the window.
+        for hour in np.unique(hours).tolist():
+            self._advance(hour)
             if hour > self._newest_hour - WINDOW_HOURS:
                 histogram.fold(
                     values[hours == hour],

@@ -129,6 +129,16 @@ def test_rows_out_of_order_count_in_their_own_hour(reference):
     assert ordered.measure() == shuffled.measure()
 
 
+def test_rows_that_arrive_at_once_count_as_if_they_came_in_time(reference):
+    rng = np.random.default_rng(8)
+    days = [live(day, rng) for day in range(28, 48)]
+    in_time, at_once = (DriftWatch(reference, COLUMNS, WATCHED) for _ in range(2))
+    for day in days:
+        in_time.fold(*day)
+    at_once.fold(*(np.concatenate(parts) for parts in zip(*days, strict=True)))
+    assert in_time.measure() == at_once.measure() != []
+
+
 def test_a_gap_longer_than_the_window_starts_it_anew(reference):
     rng = np.random.default_rng(8)
     watch = DriftWatch(reference, COLUMNS, WATCHED)
