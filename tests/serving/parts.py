@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import onnx
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, KafkaError, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from onnx import TensorProto, helper
 
@@ -205,7 +205,8 @@ class Topics:
                 if message is None:
                     continue
                 if message.error():
-                    ended.add(message.partition())
+                    if message.error().code() == KafkaError._PARTITION_EOF:
+                        ended.add(message.partition())
                     continue
                 found.append(message)
             raise AssertionError(f"{topic}: only {len(found)} messages after {PATIENCE_S:g} s")
