@@ -5,7 +5,6 @@ nothing heavy: every task imports what it calls inside its own process, and what
 tasks is small; rows and weights lie in the lake and in the run's folder.
 """
 
-import json
 import re
 from datetime import timedelta
 from typing import Any
@@ -82,14 +81,8 @@ rows; the last good features stay in use |
 | `train` | trains with torchrun, one process per device | |
 | `evaluate` | compares challenger and champion on the validation days | |
 | `promote` | moves the alias `champion`, or says why not | the champion stays |
-| `compile` | builds the engines of the new champion | the scorer runs the ONNX model |
+| `compile_engines` | builds the engines of the new champion | the scorer runs the ONNX model |
 """
-
-
-def _spoken(report: dict[str, Any]) -> dict[str, Any]:
-    """Into the log, and on to the next task."""
-    print(json.dumps(report, indent=2))
-    return report
 
 
 @task
@@ -98,15 +91,15 @@ def backfill(feature_set: str) -> dict[str, Any]:
     from features.backfill import backfill as run
     from features.plan import load_plan
 
-    return _spoken(run(load_plan(feature_set), say=print))
+    return run(load_plan(feature_set), say=print)
 
 
 @task
-def gate(feature_set: str) -> int:
+def gate(feature_set: str) -> dict[str, Any]:
     """Check the candidate rows; a failure names the rule and how many rows break it.
 
     Returns:
-        The version of the candidate table that was checked.
+        What was checked, with the `version` of the candidate table.
     """
     from features import lake
     from features.backfill import CANDIDATE
@@ -115,12 +108,11 @@ def gate(feature_set: str) -> int:
 
     candidate = lake.open_table(CANDIDATE)
     version = candidate.version() if candidate else -1
-    _spoken(check(load_plan(feature_set)))
-    return version
+    return check(load_plan(feature_set)) | {"version": version}
 
 
 @task
-def publish(feature_set: str, checked: int) -> dict[str, Any]:
+def publish(feature_set: str, checked: dict[str, Any]) -> dict[str, Any]:
     """Put the checked rows in the place of those in use."""
     from features import lake
     from features.backfill import CANDIDATE
@@ -128,12 +120,12 @@ def publish(feature_set: str, checked: int) -> dict[str, Any]:
     from features.plan import load_plan
 
     candidate = lake.open_table(CANDIDATE)
-    if candidate is None or candidate.version() != checked:
+    if candidate is None or candidate.version() != checked["version"]:
         raise PenstockError(
             f"{CANDIDATE} was written again after its check, by another run of this feature set; "
             "start this run again"
         )
-    return _spoken(run(load_plan(feature_set)))
+    return run(load_plan(feature_set))
 
 
 @task
@@ -144,16 +136,14 @@ def dataset(
     from training.pipeline import build_dataset
 
     wanted = params or {}
-    return _spoken(
-        build_dataset(
-            feature_set,
-            as_of=wanted["as_of"],
-            train_days=wanted["train_days"],
-            validation_days=wanted["validation_days"],
-            gap_days=wanted["gap_days"],
-            # Runs never share a folder, attempts of one run do.
-            run_key=re.sub(r"[^\w.-]+", "-", f"{feature_set}-{run_id}"),
-        )
+    return build_dataset(
+        feature_set,
+        as_of=wanted["as_of"],
+        train_days=wanted["train_days"],
+        validation_days=wanted["validation_days"],
+        gap_days=wanted["gap_days"],
+        # Runs never share a folder, attempts of one run do.
+        run_key=re.sub(r"[^\w.-]+", "-", f"{feature_set}-{run_id}"),
     )
 
 
@@ -163,7 +153,7 @@ def train(built: dict[str, Any], params: dict[str, Any] | None = None) -> dict[s
     from training.pipeline import train as run
 
     wanted = params or {}
-    return _spoken(run(built, epochs=wanted["epochs"], seed=wanted["seed"]))
+    return run(built, epochs=wanted["epochs"], seed=wanted["seed"])
 
 
 @task
@@ -171,7 +161,7 @@ def evaluate(trained: dict[str, Any]) -> dict[str, Any]:
     """Compare challenger and champion on the validation days."""
     from training.pipeline import evaluate as run
 
-    return _spoken(run(trained))
+    return run(trained)
 
 
 @task
@@ -179,7 +169,10 @@ def promote(evaluated: dict[str, Any]) -> dict[str, Any]:
     """Move the alias `champion`, or record why not."""
     from training.pipeline import promote as run
 
-    return _spoken(run(evaluated))
+    promoted = run(evaluated)
+    verdict = "promoted" if promoted["promoted"] else "refused"
+    print(f"version {promoted['version']} is {verdict}: {promoted['reason']}")
+    return promoted
 
 
 @task
@@ -187,7 +180,7 @@ def compile_engines(promoted: dict[str, Any]) -> dict[str, Any]:
     """Build the engines of the new champion; a challenger that was refused gets none."""
     from training.pipeline import compile_engines as run
 
-    return _spoken(run(promoted))
+    return run(promoted)
 
 
 def training_chain(plan: Plan) -> XComArg:
