@@ -76,7 +76,8 @@ def consumer_settings(group: str, **more: Any) -> dict[str, Any]:
         "fetch.wait.max.ms": 100,
         "session.timeout.ms": 6000,
         "heartbeat.interval.ms": 1500,
-        "log_level": 3,
+        # The error callback says what matters, once per try.
+        "log_level": 0,
         **more,
     }
 
@@ -122,7 +123,8 @@ class GaplessProducer:
                 "linger.ms": linger_ms,
                 "message.max.bytes": 4 * 1024 * 1024,
                 "error_cb": self._on_error,
-                "log_level": 3,
+                # The error callback says what matters, once per try.
+                "log_level": 0,
             }
         )
         self._sent: Delivered = {}

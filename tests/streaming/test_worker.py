@@ -90,8 +90,10 @@ def test_stream_equals_reference(tmp_path: Path) -> None:
     plan = plan_of("t_stream")
     topics.ensure(plan)
     total = produce_sales(plan, range(400), seed=1)
-    with running(ingest(plan)), service("worker", plan, tmp_path):
+    with running(ingest(plan)), service("worker", plan, tmp_path) as process:
         rows = read_rows(plan, plan.features_topic, total)
+        process.terminate()
+        assert process.wait(60) == 0
     assert len({identity(row) for row in rows}) == len(rows) == total
     assert sum(row["verdict"] == DUPLICATE for row in rows) > 20
     assert {row["position_log"] for row in rows} == {3}
