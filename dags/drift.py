@@ -30,44 +30,38 @@ def newest_drift(plan: Plan) -> dict[str, Any] | None:
     Raises:
         ServiceUnavailableError: the broker does not answer.
     """
-    from confluent_kafka import Consumer, KafkaException, TopicPartition
+    from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
     consumer = Consumer(
         {
             "bootstrap.servers": settings().kafka_bootstrap,
             "group.id": f"penstock.{plan.name}.drift-reader",
             "enable.auto.commit": False,
-            "enable.partition.eof": False,
+            # The topic is written in transactions, so its last offset is a marker that is never
+            # delivered: only the end of the partition tells that all has been read.
+            "enable.partition.eof": True,
         }
     )
+    found: list[tuple[tuple[int, int], dict[str, Any]]] = []
     try:
         topic = consumer.list_topics(plan.drift_topic, timeout=_ANSWER_S).topics[plan.drift_topic]
-        ends = {
-            number: consumer.get_watermark_offsets(
-                TopicPartition(plan.drift_topic, number), timeout=_ANSWER_S
-            )
-            for number in topic.partitions
-        }
-        left = {number: end for number, (start, end) in ends.items() if end > start}
-        consumer.assign(
-            [TopicPartition(plan.drift_topic, number, ends[number][0]) for number in left]
-        )
-        found: list[tuple[tuple[int, int], dict[str, Any]]] = []
+        consumer.assign([TopicPartition(plan.drift_topic, n, 0) for n in topic.partitions])
+        unread = set(topic.partitions)
         deadline = time.monotonic() + _ANSWER_S
-        while left:
+        while unread:
             message = consumer.poll(0.5)
-            if message is None or message.error():
-                if time.monotonic() > deadline:
-                    raise ServiceUnavailableError(
-                        f"topic {plan.drift_topic!r} could not be read to its end within "
-                        f"{_ANSWER_S:g} s; look at the broker with `penstock status`"
-                    )
-                continue
-            event = drift_event(message.value())
-            if event is not None and event["feature_set"] == plan.name:
-                found.append(((message.timestamp()[1], message.offset()), event))
-            if message.offset() + 1 >= left.get(message.partition(), 0):
-                left.pop(message.partition(), None)
+            error = message.error() if message is not None else None
+            if message is not None and error is None:
+                event = drift_event(message.value())
+                if event is not None and event["feature_set"] == plan.name:
+                    found.append(((message.timestamp()[1], message.offset()), event))
+            elif error is not None and error.code() == KafkaError._PARTITION_EOF:
+                unread.discard(message.partition())
+            elif time.monotonic() > deadline:
+                raise ServiceUnavailableError(
+                    f"topic {plan.drift_topic!r} could not be read to its end within "
+                    f"{_ANSWER_S:g} s; look at the broker with `penstock status`"
+                )
     except KafkaException as error:
         raise ServiceUnavailableError(
             f"Kafka at {settings().kafka_bootstrap} does not answer: {error}; "

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from features.errors import ServiceUnavailableError
 from features.plan import Plan
@@ -137,7 +137,7 @@ def read_all(topic: str) -> Iterator[Message]:
                 error = message.error()
                 if error is None:
                     yield message
-                elif error.code() == -191:  # the end of a partition
+                elif error.code() == KafkaError._PARTITION_EOF:
                     unfinished.discard(message.partition())
                 else:
                     raise ServiceUnavailableError(
