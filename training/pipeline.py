@@ -4,13 +4,13 @@
 
 Each step takes the small dictionary its predecessor returned (folders, run ids, numbers; never
 rows), adds its own result and returns it, so any of them can be run again alone. Everything large
-lies in `PENSTOCK_HOME/training/<run key>` or in MLflow. MLflow's client, slow to load, is imported
-by the steps that need it; torch only in the processes that train.
+lies in `PENSTOCK_HOME/training/<run key>` or in MLflow. Importing this module loads neither torch
+nor MLflow's client: torch is loaded in the processes that train, the client by `Registry`.
 """
 
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ from features import bundle
 from features.errors import BundleError
 from features.plan import Plan, load_plan
 from training import dataset as datasets
+from training.compile import compile_bundle
 from training.dataset import Dataset, RowSource
 from training.errors import TrainingError
 from training.evaluate import decision_thresholds, measure, measure_decisions
@@ -29,11 +30,9 @@ from training.job import Job
 from training.launch import launch
 from training.models.recipes import recipe_of
 from training.packing import environment, git_commit, write_bundle
+from training.registry import Registry, Version
 from training.settings import settings
 from training.tracking import Tracker
-
-if TYPE_CHECKING:
-    from training.registry import Registry, Version
 
 Result = dict[str, Any]
 
@@ -140,8 +139,6 @@ def evaluate(previous: Result) -> Result:
         `previous` with `bundle` (a folder), `metrics`, `thresholds`, `champion_before` (a version
         or None), `champion_metrics`, and `why_no_champion` where none could be compared.
     """
-    from training.registry import Registry
-
     built, plan = _dataset(previous)
     recipe, folder = recipe_of(plan.name), Path(built.folder)
     rows, train_rows = (datasets.read_part(folder, part) for part in ("validation", "train"))
@@ -197,8 +194,6 @@ def promote(previous: Result, *, rule: PromotionRule | None = None) -> Result:
     Raises:
         TrainingError: another version became champion since the evaluation.
     """
-    from training.registry import Registry
-
     built, plan = _dataset(previous)
     before = previous["champion_before"]
     registry = Registry()
@@ -251,9 +246,6 @@ def compile_engines(previous: Result) -> Result:
     if not previous["promoted"]:
         reason = f"version {previous['version']} was refused, so nothing will run it"
         return {**previous, "engines": {"status": "absent", "reason": reason}}
-    from training.compile import compile_bundle
-    from training.registry import Registry
-
     built, plan = _dataset(previous)
     registry, folder = Registry(), Path(built.folder)
     fetched = registry.download(plan.name, previous["version"], folder / "registered")
@@ -287,7 +279,7 @@ def _dataset(previous: Result) -> tuple[Dataset, Plan]:
 
 
 def _champion_scores(
-    registry: "Registry", champion: "Version | None", plan: Plan, folder: Path, features: Any
+    registry: Registry, champion: Version | None, plan: Plan, folder: Path, features: Any
 ) -> tuple[Any, str]:
     """The champion's scores of the same rows, or None and why there are none."""
     if champion is None:

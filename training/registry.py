@@ -15,13 +15,11 @@ What a reader needs to know:
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from training.errors import TrainingError
 from training.settings import settings
@@ -30,7 +28,11 @@ from training.tracking import require_server
 CHAMPION = "champion"
 BUNDLE = "bundle"
 ENGINES = "engines"
-_ABSENT = {ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE)}
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""MLflow's error codes for a name, a version and an alias that it does not know."""
+
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+"""What MLflow's client reads while it is imported."""
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -51,22 +53,25 @@ class Version(msgspec.Struct, frozen=True):
 
 
 class Registry:
-    """The MLflow server, asked once whether it is there.
+    """The MLflow server, asked once whether it is there; the client is loaded only then.
 
     Raises:
         ServiceUnavailableError: it does not answer.
     """
 
     def __init__(self, uri: str | None = None) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         self.uri = uri or settings().mlflow_uri
         # MLflow's client tries for minutes before it says that nobody is there.
         require_server(self.uri)
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+        from mlflow import MlflowClient
+
         self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     def register(self, name: str, run_id: str, folder: Path, tags: dict[str, str]) -> Version:
         """Upload a bundle to its run and register it; a second call finds the first's version."""
-        if self._registered(name) is None:
+        if _known(lambda: self.client.get_registered_model(name)) is None:
             self.client.create_registered_model(name)
         for found in self.client.search_model_versions(f"name = '{name}'"):
             if found.run_id == run_id:
@@ -79,12 +84,8 @@ class Registry:
 
     def champion(self, name: str) -> Version | None:
         """The version that scores, or None."""
-        try:
-            return _version(self.client.get_model_version_by_alias(name, CHAMPION))
-        except MlflowException as error:
-            if error.error_code in _ABSENT:
-                return None
-            raise
+        found = _known(lambda: self.client.get_model_version_by_alias(name, CHAMPION))
+        return None if found is None else _version(found)
 
     def get(self, name: str, version: str) -> Version:
         """A version by its number."""
@@ -117,19 +118,15 @@ class Registry:
         Raises:
             TrainingError: there is no such version.
         """
-        try:
-            found = (
-                self.get(name, version)
-                if version.isdigit()
-                else _version(self.client.get_model_version_by_alias(name, version))
+        if version.isdigit():
+            found = _known(lambda: self.client.get_model_version(name, version))
+        else:
+            found = _known(lambda: self.client.get_model_version_by_alias(name, version))
+        if found is None:
+            raise TrainingError(
+                f"the registry at {self.uri} has no version {version!r} of {name!r}; "
+                "train one first"
             )
-        except MlflowException as error:
-            if error.error_code in _ABSENT:
-                raise TrainingError(
-                    f"the registry at {self.uri} has no version {version!r} of {name!r}; "
-                    "train one first"
-                ) from error
-            raise
         folder.mkdir(parents=True, exist_ok=True)
         return Path(self.client.download_artifacts(found.run_id, BUNDLE, str(folder)))
 
@@ -137,13 +134,17 @@ class Registry:
         """Upload compiled engines beside the version's bundle."""
         self.client.log_artifacts(version.run_id, str(folder), ENGINES)
 
-    def _registered(self, name: str) -> Any:
-        try:
-            return self.client.get_registered_model(name)
-        except MlflowException as error:
-            if error.error_code in _ABSENT:
-                return None
-            raise
+
+def _known(ask: Callable[[], Any]) -> Any:
+    """What the registry answers; None where it does not know the name."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return ask()
+    except MlflowException as error:
+        if error.error_code in ABSENT:
+            return None
+        raise
 
 
 def _version(found: Any) -> Version:

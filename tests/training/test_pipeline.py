@@ -34,12 +34,22 @@ def mlflow(stack: SessionStack) -> str:
 
 @pytest.fixture(scope="module")
 def first(mlflow: str, history: Path) -> Result:
-    """The result of one whole run; every step's result survives JSON, as between tasks."""
-    result = pipeline.build_dataset("card_fraud", train_days=7)
-    result = pipeline.train(travelled(result), epochs=8, seed=3)
-    result = pipeline.evaluate(travelled(result))
-    result = pipeline.promote(travelled(result))
-    return pipeline.compile_engines(travelled(result))
+    """What `penstock train --json` printed: the result of every step of one whole run."""
+    options = ("--train-days", "7", "--epochs", "8", "--seed", "3", "--json")
+    done = penstock_train(*options)
+    assert done.returncode == 0, done.stderr
+    result: Result = json.loads(done.stdout)
+    return result
+
+
+def penstock_train(*options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "penstock.cli", "train", *options],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def travelled(result: Result) -> Result:
@@ -185,13 +195,7 @@ def test_without_a_server_the_command_says_how_to_start_it(
     monkeypatch.setenv("PENSTOCK_MLFLOW_URI", "http://127.0.0.1:9")
     with pytest.raises(ServiceUnavailableError, match="penstock up mlflow"):
         Registry()
-    done = subprocess.run(
-        [sys.executable, "-m", "penstock.cli", "train", "--train-days", "7"],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = penstock_train("--train-days", "7")
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.splitlines()[-1].startswith("penstock: MLflow does not answer")
