@@ -226,8 +226,7 @@ def _refresh_offline(plan: Plan) -> None:
         connection.register("logged", events.to_pyarrow_dataset())
         rows = connection.sql(
             f"SELECT event_id, event_time, {', '.join([*keys, *columns, *arrived])} "
-            f"FROM (SELECT * EXCLUDE ({', '.join(keys)}) FROM published) JOIN (SELECT "
-            f"origin_partition, origin_offset, {', '.join(keys)}, "
+            f"FROM published JOIN (SELECT origin_partition, origin_offset, {', '.join(keys)}, "
             f"{', '.join(stage.seq_column for stage in stored_stages(plan))} FROM logged) "
             "USING (origin_partition, origin_offset)"
         )
@@ -279,6 +278,11 @@ def _open(project: str) -> FeatureStore:
         entity_key_serialization_version=3,
     )
     return feast.FeatureStore(config=config)
+
+
+def close() -> None:
+    """Forget the open store, so that the next call reads the settings again."""
+    _open.cache_clear()
 
 
 def _redis(url: str) -> str:

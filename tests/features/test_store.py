@@ -26,7 +26,7 @@ CUSTOMER, TERMINAL = PLAN.stages
 @pytest.fixture(scope="module")
 def applied(stack: SessionStack, own_lake: Path) -> dict:
     stack.require("redis")
-    store._open.cache_clear()
+    store.close()
     return store.apply(PLAN)
 
 
@@ -152,9 +152,9 @@ def test_absent_online_store_is_named(
     applied: dict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(settings(), "redis_url", "redis://127.0.0.1:1/0")
-    store._open.cache_clear()
+    store.close()
     rows = finished([("a", "x", 100, 5)])
     with pytest.raises(ServiceUnavailableError, match=r"127\.0\.0\.1:1.*penstock up redis"):
         store.write_online(PLAN, rows)
     monkeypatch.undo()
-    store._open.cache_clear()
+    store.close()

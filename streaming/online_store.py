@@ -1,0 +1,118 @@
+"""Keeps the online store's newest vector of every entity, from the features topic.
+
+It is a consumer of its own: however slow the online store is, scores do not wait for it. Offsets
+are committed after the write, and a vector that is written again changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+
+from features import store
+from features.errors import ServiceUnavailableError, WireError
+from features.plan import Plan, load_plan
+from features.settings import settings
+from features.wire import FOLDED, KIND_EVENT, decode
+from monitoring import metrics
+from streaming.broker import consumer_settings, end_process, show_lag, wait_for_topics
+from streaming.service import run_service
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGES = 500
+"""A batch costs one read and one write of Redis per view, so a backlog is taken in large ones."""
+
+_LONGEST_WAIT_S = 15.0
+
+
+class OnlineStoreSink:
+    """The loop from the features topic to the online store.
+
+    Args:
+        plan: the compiled feature set.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._consumer = Consumer(
+            consumer_settings(f"penstock.{plan.name}.v{plan.version}.online-store")
+        )
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set."""
+        self._consumer.subscribe([self._plan.features_topic])
+        while not stop.is_set():
+            first = self._consumer.poll(0.25)
+            if first is not None:
+                self._take([first, *self._consumer.consume(MAX_MESSAGES, 0)], stop)
+        self._consumer.close()
+
+    def _take(self, messages: list[Message], stop: threading.Event) -> None:
+        batches = []
+        for message in messages:
+            if message.error() is not None:
+                end_process(f"{self._plan.features_topic} cannot be read: {message.error().str()}")
+            try:
+                batches.append(decode(self._plan, message.value()))
+            except WireError as error:
+                # The scorer answers for what cannot be read; here it only has no vector.
+                log.error("offset %d passed over: %s", message.offset(), error)
+        if batches and not self._write(pa.Table.from_batches(batches), stop):
+            return
+        try:
+            self._consumer.commit(offsets=_after(messages), asynchronous=False)
+        except KafkaException as error:
+            log.warning(
+                "offsets not committed: %s; the rows are written again", error.args[0].str()
+            )
+        show_lag(self._consumer)
+
+    def _write(self, rows: pa.Table, stop: threading.Event) -> bool:
+        """Write until the online store has taken it; false when stopped before."""
+        wait_s = 0.5
+        while not stop.is_set():
+            try:
+                written = store.write_online(self._plan, rows)
+            except ServiceUnavailableError as error:
+                log.warning("%s; next try in %.1f s", error, wait_s)
+                stop.wait(wait_s)
+                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+                continue
+            self._show(rows, written)
+            return True
+        return False
+
+    def _show(self, rows: pa.Table, written: dict[str, int]) -> None:
+        folded = pc.and_(pc.equal(rows["kind"], KIND_EVENT), pc.equal(rows["verdict"], FOLDED))
+        oldest_us = pc.min(rows["broker_time_us"].filter(folded)).as_py()
+        for view, count in written.items():
+            metrics.ONLINE_WRITES.labels(view).inc(count)
+            metrics.ONLINE_FRESHNESS_SECONDS.labels(view).set(time.time() - oldest_us / 1e6)
+
+
+def _after(messages: list[Message]) -> list[TopicPartition]:
+    """The offset after the last message of each partition."""
+    last = {(m.topic(), m.partition()): m.offset() + 1 for m in messages}
+    return [TopicPartition(topic, partition, offset) for (topic, partition), offset in last.items()]
+
+
+def serve(plan: Plan) -> None:
+    """Run the online-store sink of a plan until SIGTERM."""
+
+    def work(stop: threading.Event) -> None:
+        wait_for_topics([plan.features_topic], stop)
+        if not stop.is_set():
+            OnlineStoreSink(plan).run(stop)
+
+    run_service("online-store", work)
+
+
+def main() -> None:
+    """`penstock run online-store`."""
+    serve(load_plan(settings().feature_set))

