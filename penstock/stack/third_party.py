@@ -155,12 +155,9 @@ REDIS = Part(
 )
 
 
-# `mlflow server` would import everything a second time only to start this and wait for it.
 def _mlflow_command(site: Site) -> list[str]:
-    return [
-        *(str(site.python), "-m", "uvicorn", "mlflow.server.fastapi_app:app", "--no-access-log"),
-        *("--host", site.bind_host, "--port", str(site.port("mlflow", "http"))),
-    ]
+    address = [site.bind_host, str(site.port("mlflow", "http"))]
+    return [str(site.python), "-m", "penstock.stack.mlflow_server", *address]
 
 
 def _mlflow_environment(site: Site) -> dict[str, str]:
@@ -182,8 +179,7 @@ MLFLOW = Part(
     title="MLflow",
     command=_mlflow_command,
     environment=_mlflow_environment,
-    # The first request that needs the database lays it out: readiness asks for one.
-    probe=Probe("http", "http", "/api/2.0/mlflow/experiments/get?experiment_id=0"),
+    probe=Probe("http", "http", "/health"),
     memory_mib=640,
     ports={"http": 5000},
     data="mlflow",
