@@ -45,9 +45,9 @@ class _Burst:
 
 _BURSTS = (
     _Burst(Pattern.CARD_NOT_PRESENT, 11, 0.0018, 1.0, 0.1, (1, 1), (0, 24), (0, 0)),
-    _Burst(Pattern.LEAKED_CARD, 12, 0.0040, 1.0, 0.15, (6, 14), (0, 24), (72, 264)),
-    _Burst(Pattern.CARD_TESTING, 13, 0.0022, 1.0, 0.25, (5, 11), (0.3, 4.5), (0.2, 1.0)),
-    _Burst(Pattern.TAKEOVER, 14, 0.0085, 0.0, 1.0, (10, 20), (6, 14), (5, 14)),
+    _Burst(Pattern.LEAKED_CARD, 12, 0.0040, 1.0, 0.1, (6, 14), (0, 24), (72, 264)),
+    _Burst(Pattern.CARD_TESTING, 13, 0.0022, 1.0, 0.1, (5, 11), (0.3, 4.5), (0.2, 1.0)),
+    _Burst(Pattern.TAKEOVER, 14, 0.0095, 0.0, 1.0, (9, 14), (6, 14), (4, 10)),
     _Burst(Pattern.GENUINE, 15, 0.0080, 1.0, 1.0, (3, 5), (9, 15), (2, 6), nearby=True),
 )
 
@@ -185,7 +185,7 @@ class EpisodeSource:
         if pattern is Pattern.CARD_TESTING:
             return 50.0 + 350.0 * u
         if pattern is Pattern.TAKEOVER:
-            return 7_500.0 + 4_500.0 * u
+            return 8_000.0 + 3_000.0 * u
         usual = self.population.mean_amount_minor[customer]
         if pattern is Pattern.LEAKED_CARD:
             return usual * (2.0 + 3.5 * u)
