@@ -172,7 +172,7 @@ class _Demo:
     def _bootstrap(self) -> None:
         from streaming.bootstrap import bootstrap
 
-        bootstrap(self._plan)
+        bootstrap(self._plan, self._view.note)
 
     def _wait_for_run(self, airflow: Airflow, dag: str, run_id: str) -> None:
         while True:

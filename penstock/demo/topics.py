@@ -22,9 +22,7 @@ from features.wire import (
     decode,
     late_topic,
 )
-
-FAULT_HEADER = "penstock-fault"
-"""Marks a raw record that the generator broke on purpose, with the reason to refuse it for."""
+from penstock.generator.faults import FAULT_HEADER
 
 Origin = tuple[int, int]
 
