@@ -1,6 +1,7 @@
 """The DAGs in the stack's own Airflow: run by hand, seen in a browser, woken by Kafka, gated."""
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,6 @@ from typing import Any
 
 import httpx
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 DAYS = 24
+END = START + timedelta(days=DAYS)
 CONF = {"train_days": 10, "validation_days": 3, "gap_days": 0, "epochs": 4}
 TRAINING, RETRAINING = "card_fraud_training", "card_fraud_retrain_on_drift"
 CHROMIUM = "/usr/bin/chromium"
@@ -80,7 +81,7 @@ def trained(stack: SessionStack) -> Iterator[Trained]:
     plan = load_plan("card_fraud")
     lake_folder = Path(environment["PENSTOCK_LAKE_URI"])
     shutil.rmtree(lake_folder, ignore_errors=True)
-    write_history(PaymentWorld(3, 300, None, 1500, START), plan, START + timedelta(days=DAYS))
+    write_history(PaymentWorld(3, 300, None, 1500, START), plan, END)
     url = stack.url("airflow-api-server")
     airflow = Airflow(url)
     run_id = airflow.trigger(TRAINING, CONF)
@@ -140,66 +141,93 @@ def test_browser_shows_both_dags_and_a_green_run(trained: Trained, tmp_path: Pat
     assert (folder / "airflow-run.png").stat().st_size > 10_000
 
 
-def test_drift_event_starts_retraining_which_waits_for_labels(trained: Trained) -> None:
+@pytest.fixture(scope="module")
+def woken(trained: Trained) -> dict[str, Any]:
+    """The run that a drift event of this feature set has started; it waits for labels."""
     plan, airflow = trained.plan, trained.airflow
-    newest = START + timedelta(days=DAYS)
-    backfill = lake.read("feature_backfill")
-    lake.append("features", backfill.cast(lake.schema("features", plan)))
+    live = lake.read("feature_backfill").cast(lake.schema("features", plan))
+    lake.append("features", live)
     admin = AdminClient({"bootstrap.servers": trained.bootstrap})
     if plan.drift_topic not in admin.list_topics(timeout=10).topics:
         admin.create_topics([NewTopic(plan.drift_topic, 1, 1)])[plan.drift_topic].result(10)
-    seen = {"event_time": newest.isoformat(), "wall_time": datetime.now(UTC).isoformat()}
+    seen = {"event_time": END.isoformat(), "wall_time": datetime.now(UTC).isoformat()}
+    [version] = trained.mlflow.search_model_versions(f"name = '{plan.name}'")
+    before = {run["dag_run_id"] for run in airflow.runs(RETRAINING)}
     producer = Producer({"bootstrap.servers": trained.bootstrap})
-    runs_before = {run["dag_run_id"] for run in airflow.runs(RETRAINING)}
-    champion = trained.mlflow.search_model_versions(f"name = '{plan.name}'")[0].version
-    for feature_set in ("another_set", plan.name):
-        event = {"feature_set": feature_set, "model_version": champion, "first_seen": seen}
+    for name in ("another_set", plan.name):
+        event = {"feature_set": name, "model_version": version.version, "first_seen": seen}
         producer.produce(plan.drift_topic, json.dumps(event).encode())
     assert producer.flush(20) == 0
 
-    def started() -> dict[str, Any] | None:
-        new = [run for run in airflow.runs(RETRAINING) if run["dag_run_id"] not in runs_before]
-        return new[0] if new else None
+    def started() -> list[dict[str, Any]]:
+        return [run for run in airflow.runs(RETRAINING) if run["dag_run_id"] not in before]
 
-    run = wait_for("a run started by the event", started, 60)
-    assert run["run_type"] == "asset_triggered"
+    found: list[dict[str, Any]] = wait_for("a run started by the event", started, 90)
+    return found[0]
+
+
+def test_drift_event_starts_retraining_which_waits_for_labels(
+    trained: Trained, woken: dict[str, Any]
+) -> None:
+    assert woken["run_type"] == "asset_triggered"
+    events = upstream_events(trained, woken["dag_run_id"])
+    assert [event["extra"]["payload"]["feature_set"] for event in events] == [trained.plan.name]
 
     def waiting() -> dict[str, str] | None:
-        tasks = airflow.tasks(RETRAINING, run["dag_run_id"])
+        tasks = trained.airflow.tasks(RETRAINING, woken["dag_run_id"])
         assert "failed" not in tasks.values(), tasks
-        settled = tasks.get("drift_report") == "success"
-        return tasks if settled and tasks.get("await_labels") == "deferred" else None
+        settled = (tasks.get("drift_report"), tasks.get("await_labels")) == ("success", "deferred")
+        return tasks if settled else None
 
-    tasks = wait_for("the wait for labels", waiting, 240)
-    assert tasks["read_drift"] == "success"
-    assert tasks["backfill"] == "none"
-    assert [r["dag_run_id"] for r in airflow.runs(RETRAINING) if r not in runs_before]
+    tasks = wait_for("the report and the wait for labels", waiting, 240)
+    assert (tasks["read_drift"], tasks["backfill"]) == ("success", "none")
 
 
-def test_failing_gate_keeps_the_last_good_features(trained: Trained) -> None:
-    plan, airflow = trained.plan, trained.airflow
+def test_labels_end_the_wait_and_a_bad_batch_stops_at_the_gate(
+    trained: Trained, woken: dict[str, Any]
+) -> None:
+    plan, airflow, run_id = trained.plan, trained.airflow, woken["dag_run_id"]
     good = lake.open_table("feature_backfill")
     assert good is not None
-    append_impossible_amounts(plan)
-    run_id = airflow.trigger(TRAINING, CONF)
-    state = wait_for("the end of the run", lambda: ended(airflow, TRAINING, run_id))
-    tasks = airflow.tasks(TRAINING, run_id)
-    assert (state, tasks["backfill"], tasks["gate"]) == ("failed", "success", "failed")
+    append_impossible_amounts(plan, later=timedelta(days=DAYS + 1))
+    state = wait_for("the end of the run", lambda: ended(airflow, RETRAINING, run_id))
+    tasks = airflow.tasks(RETRAINING, run_id)
+    assert (state, tasks["await_labels"]) == ("failed", "success")
+    assert (tasks["backfill"], tasks["gate"]) == ("success", "failed")
     assert {tasks[name] for name in ("publish", "dataset", "train", "promote")} == {
         "upstream_failed"
     }
+    assert re.search(r"amount .*\(500 rows\)", log_of(trained, run_id, "gate"))
     after = lake.open_table("feature_backfill")
     assert after is not None
     assert after.version() == good.version()
 
 
-def append_impossible_amounts(plan: Plan) -> None:
+def append_impossible_amounts(plan: Plan, later: timedelta) -> None:
     """Events that no contract would have let in, as a broken import might leave them."""
-    events = lake.read("events")
-    bad = events.slice(0, 500)
-    ids = pa.array([f"bad-{i}" for i in range(bad.num_rows)])
-    bad = bad.set_column(bad.schema.get_field_index("event_id"), "event_id", ids)
-    field = next(f.name for f in plan.fields if f.type == "money")
-    index = bad.schema.get_field_index(field)
-    bad = bad.set_column(index, bad.schema.field(index), pc.negate(pc.add(bad[field], 1)))
-    lake.append("events", bad.cast(lake.schema("events", plan)))
+    bad = lake.read("events").slice(0, 500).to_pandas()
+    bad["event_id"] = [f"bad-{i}" for i in range(len(bad))]
+    bad["event_time"] += later
+    bad["event_date"] = bad["event_time"].dt.date
+    field = next(field.name for field in plan.fields if field.type == "money")
+    bad[field] = -1 - bad[field]
+    schema = lake.schema("events", plan)
+    lake.append("events", pa.Table.from_pandas(bad, schema=schema, preserve_index=False))
+
+
+def api(trained: Trained, path: str) -> httpx.Response:
+    token = httpx.get(f"{trained.url}/auth/token", timeout=60).json()["access_token"]
+    url = f"{trained.url}/api/v2/dags/{RETRAINING}/dagRuns/{path}"
+    headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
+    return httpx.get(url, headers=headers, timeout=60).raise_for_status()
+
+
+def upstream_events(trained: Trained, run_id: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = api(trained, f"{run_id}/upstreamAssetEvents").json()[
+        "asset_events"
+    ]
+    return found
+
+
+def log_of(trained: Trained, run_id: str, task: str) -> str:
+    return api(trained, f"{run_id}/taskInstances/{task}/logs/1").text
