@@ -12,7 +12,7 @@ from typing import Any
 from airflow.sdk import ExceptionRetryPolicy, Param, RetryAction, RetryRule, XComArg, chain, task
 
 from features.errors import PenstockError, ServiceUnavailableError
-from features.plan import Plan
+from features.plan import Plan, compile_plan, load_feature_sets
 
 # What Penstock raises on purpose will not go away by trying again; a part that is down comes back.
 _RETRY_POLICY = ExceptionRetryPolicy(
@@ -50,6 +50,12 @@ TRAINING_PARAMS = {
 }
 
 
+def trainable_plans() -> list[Plan]:
+    """The plan of every feature set that declares a label; without one nothing can be learned."""
+    sets = load_feature_sets().values()
+    return [compile_plan(feature_set) for feature_set in sets if feature_set.label is not None]
+
+
 def default_args(plan: Plan) -> dict[str, Any]:
     """What every task of a feature set's DAGs has in common."""
     return {
@@ -63,13 +69,12 @@ def default_args(plan: Plan) -> dict[str, Any]:
 
 def describe(plan: Plan, how: str) -> str:
     """The text Airflow shows about a DAG of this feature set."""
-    label = f", labels from `{plan.label.topic}`" if plan.label else ""
     return f"""### {plan.name}
 
 {how}
 
-Events come from `{plan.event_topic}`{label}; {len(plan.columns)} features, fingerprint
-`{plan.fingerprint}`.
+Events come from `{plan.event_topic}`, labels from `{plan.label_topic}`; the {len(plan.columns)}
+features have the fingerprint `{plan.fingerprint}`.
 
 | task | what it does | when it fails |
 |---|---|---|

@@ -11,9 +11,15 @@ from typing import Any
 from airflow.sdk import DAG, Asset, AssetWatcher, BaseOperator, Context, Param, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from dags.chain import TRAINING_PARAMS, default_args, describe, training_chain
+from dags.chain import (
+    TRAINING_PARAMS,
+    default_args,
+    describe,
+    trainable_plans,
+    training_chain,
+)
 from dags.triggers import DriftOf, LakeReaches
-from features.plan import Plan, compile_plan, load_feature_sets
+from features.plan import Plan
 
 LABELS_TIMEOUT = timedelta(days=60)
 """A stream that has stopped brings no labels; after this the run fails and says so."""
@@ -152,6 +158,6 @@ def retrain_dag(plan: Plan) -> DAG:
     return dag
 
 
-for feature_set in load_feature_sets().values():
-    dag = retrain_dag(compile_plan(feature_set))
+for plan in trainable_plans():
+    dag = retrain_dag(plan)
     globals()[dag.dag_id] = dag

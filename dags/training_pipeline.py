@@ -2,8 +2,14 @@
 
 from airflow.sdk import DAG
 
-from dags.chain import TRAINING_PARAMS, default_args, describe, training_chain
-from features.plan import Plan, compile_plan, load_feature_sets
+from dags.chain import (
+    TRAINING_PARAMS,
+    default_args,
+    describe,
+    trainable_plans,
+    training_chain,
+)
+from features.plan import Plan
 
 
 def training_dag(plan: Plan) -> DAG:
@@ -24,6 +30,6 @@ def training_dag(plan: Plan) -> DAG:
     return dag
 
 
-for feature_set in load_feature_sets().values():
-    dag = training_dag(compile_plan(feature_set))
+for plan in trainable_plans():
+    dag = training_dag(plan)
     globals()[dag.dag_id] = dag
