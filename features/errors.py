@@ -7,6 +7,9 @@ PenstockError
 ├── SnapshotError            a stage snapshot is damaged or belongs to another plan
 ├── GateError                a quality gate refused a batch
 ├── BundleError              a model bundle fails its checks
+├── TrainingError            a training step cannot go on (training/errors.py)
+├── StackError               the local stack cannot do what was asked (penstock/stack)
+├── ProvisionError           something the local stack runs on could not be fetched
 └── ServiceUnavailableError  a part this command needs does not answer
 """
 
