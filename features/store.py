@@ -188,9 +188,7 @@ def historical_features(plan: Plan, entities: pa.Table) -> pa.Table:
     _refresh_offline(plan)
     store = _open(plan.name)
     frame = entities.to_pandas()
-    with warnings.catch_warnings():
-        # Feast's own table expressions use an argument that its library has since renamed.
-        warnings.simplefilter("ignore")
+    with _offline_engine():
         job = store.get_historical_features(
             entity_df=frame.rename(columns={_TIME: "event_timestamp"}),
             features=store.get_feature_service(plan.name),
@@ -294,6 +292,27 @@ def _redis(url: str) -> str:
     if parts.scheme == "rediss":
         said.append("ssl=true")
     return ",".join(said)
+
+
+@contextmanager
+def _offline_engine() -> Iterator[None]:
+    """A DuckDB of its own for one join.
+
+    Left to itself Feast's library keeps one, with every table it was ever shown, until the process
+    ends.
+    """
+    import ibis  # type: ignore[import-untyped]
+
+    with warnings.catch_warnings():
+        # Feast's own table expressions use an argument that its library has since renamed.
+        warnings.simplefilter("ignore")
+        engine = ibis.duckdb.connect()
+        ibis.options.default_backend = engine
+        try:
+            yield
+        finally:
+            ibis.options.default_backend = None
+            engine.disconnect()
 
 
 @contextmanager
