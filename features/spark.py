@@ -65,6 +65,19 @@ def session(app: str) -> Iterator[SparkSession]:
         yield spark
     finally:
         spark.stop()
+        _end_java()
+
+
+def _end_java() -> None:
+    """End the Java process, which `stop` leaves running until this process ends."""
+    from pyspark import SparkContext
+
+    gateway = SparkContext._gateway
+    SparkContext._gateway = SparkContext._jvm = None
+    gateway.shutdown()
+    # It watches for the end of its input.
+    gateway.proc.stdin.close()
+    gateway.proc.wait()
 
 
 def _options(jar_folder: str) -> dict[str, str]:
