@@ -10,6 +10,7 @@ Columns that the event itself tells (fields, calendar) are not stored: whoever a
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import urllib.parse
 import warnings
@@ -253,12 +254,25 @@ def _meaning(plan: Plan, column: str) -> str:
 def _library() -> Any:
     """Feast, which takes seconds to import, told first to send nothing."""
     os.environ["FEAST_USAGE"] = "False"
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _without("torch"):
         # What it imports warns of its own old age, which says nothing about our features.
         warnings.simplefilter("ignore")
         import feast
         import feast.types
     return feast
+
+
+@contextmanager
+def _without(module: str) -> Iterator[None]:
+    """Feast loads torch, 500 MB, for tensors that nobody here asks for, and does without it too."""
+    hidden = module not in sys.modules
+    if hidden:
+        sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules[module]
 
 
 @cache
