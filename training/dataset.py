@@ -121,6 +121,7 @@ def build(
     gap_days: float | None = None,
     source: RowSource | None = None,
     carry: Sequence[str] = (),
+    every_label: bool = False,
 ) -> Dataset:
     """Write `train.arrow` and `validation.arrow` and say what they hold.
 
@@ -133,6 +134,8 @@ def build(
         gap_days: days between them; by default as long as a label takes to be known.
         source: where feature rows come from; the lake's backfill table by default.
         carry: event fields that validation rows take along for the model's own metrics.
+        every_label: `as_of` is now, so every label of the lake is known. Labels say when they
+            came by the broker's clock, and event time may run on another (a replay, a demo).
 
     Raises:
         TrainingError: no label is declared, or a part is empty, one-sided or not finite.
@@ -143,7 +146,7 @@ def build(
         gap_days = plan.label.known_after_us / 86_400_000_000
     split = split_at(as_of, plan.label, train_days, validation_days, gap_days)
     rows = (source or lake_rows())(plan, split.train_start, split.horizon)
-    labelled = _join_labels(plan, plan.label, rows, split)
+    labelled = _join_labels(plan, plan.label, rows, split, every_label)
     parts = {
         "train": _between(labelled, split.train_start, split.train_end),
         "validation": _between(labelled, split.validation_start, split.horizon),
@@ -218,11 +221,16 @@ def _read(table: str, columns: list[str], filters: list[tuple[str, str, Any]]) -
     return found.to_pyarrow_table(columns=columns, filters=filters)
 
 
-def _join_labels(plan: Plan, label: LabelPlan, rows: pa.Table, split: Split) -> pa.Table:
+def _join_labels(
+    plan: Plan, label: LabelPlan, rows: pa.Table, split: Split, every_label: bool
+) -> pa.Table:
     labels = _read(
         "labels",
         ["event_id", "event_time", "known_time", "origin_offset", label.field],
-        [("event_time", ">", split.train_start), ("known_time", "<=", split.as_of)],
+        [
+            ("event_time", ">", split.train_start),
+            *([] if every_label else [("known_time", "<=", split.as_of)]),
+        ],
     )
     features = ", ".join(f'rows."{name}"' for name in plan.column_names)
     with duckdb.connect() as connection:

@@ -51,8 +51,8 @@ def build_dataset(
 
     Args:
         feature_set: its name.
-        as_of: ISO time up to which events and labels are known; by default the newest event time
-            of the feature table.
+        as_of: ISO time up to which events and labels are known; by default now: the newest event
+            time of the feature table, and every label of the lake.
         train_days: length of the training part.
         validation_days: length of the validation part.
         gap_days: between them; by default as long as a label takes to be known.
@@ -74,6 +74,7 @@ def build_dataset(
         gap_days=gap_days,
         source=source,
         carry=recipe_of(plan.name).carried_fields,
+        every_label=as_of is None,
     )
     return {"dataset": msgspec.to_builtins(built)}
 

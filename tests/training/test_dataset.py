@@ -94,6 +94,11 @@ def test_only_labels_known_at_as_of_count_and_the_latest_one_wins(
     part = read_part(tmp_path / "after", "validation")
     after = dict(zip(part["event_id"].to_pylist(), labels_of(part).tolist(), strict=True))
     assert after == label_of | {overturned: 0}
+    # Now is later than any label of the lake, whatever the broker's clock said.
+    build_here(plan, tmp_path / "now", every_label=True)
+    part = read_part(tmp_path / "now", "validation")
+    now = dict(zip(part["event_id"].to_pylist(), labels_of(part).tolist(), strict=True))
+    assert now == label_of | {overturned: 0, confirmed_late: 1}
 
 
 @pytest.mark.usefixtures("history")
