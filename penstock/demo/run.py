@@ -44,7 +44,9 @@ HISTORY_START = datetime(2026, 1, 5, tzinfo=UTC)
 DRIFT_AFTER_S = 24
 """The live watch compares whole weeks, and a week takes 21 seconds."""
 
-LONGEST_LIVE_S = 270
+LONGEST_LIVE_S = 480
+"""A slow machine takes longer to retrain; live payments end soon after the decision."""
+
 SCORES_BY_NEW_CHAMPION = 2_000
 PIPELINE_PARAMS = {"validation_days": 3}
 
