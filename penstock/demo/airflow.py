@@ -30,6 +30,10 @@ class Airflow:
             ) from error
         self._http.headers["Authorization"] = f"Bearer {token['access_token']}"
 
+    def close(self) -> None:
+        """Give the connection back."""
+        self._http.close()
+
     def trigger(self, dag: str, conf: dict[str, Any]) -> str:
         """Start a run by hand and return its id; waits until Airflow has parsed the DAG."""
         deadline = time.monotonic() + 90
