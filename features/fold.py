@@ -57,7 +57,7 @@ class Fold:
         self.offset = -1
         """The highest log offset folded."""
         self._marks: dict[tuple[int, int], int] = {}
-        self._watermarks: dict[int, int] = {}
+        self._watermarks: dict[tuple[int, int], int] = {}
         self._seen: dict[tuple[int, str], list[int]] = {}
         self._slots: dict[str, int] = {}
         self._allocate(keys=1024, entries=8192)
@@ -139,8 +139,6 @@ class Fold:
         times = _ints(rows, "event_time_us")
         verdict = _ints(rows, "verdict").copy()
         slots = self._slots_of(rows)
-        if seq is not None:
-            self._advance_watermarks(rows)
         if self._is_first:
             self._judge_duplicates(rows, is_label, slots, times, verdict)
         skip = verdict != FOLDED
@@ -180,6 +178,10 @@ class Fold:
             self._delay_us,
             out,
         )
+        if seq is not None:
+            # Only now: a batch may span more time than the windows, and its first rows still need
+            # what its last ones have left behind.
+            self._advance_watermarks(rows)
         return self._finish(rows, is_label | skip, verdict, out, partition, seq)
 
     def _slots_of(self, rows: pa.RecordBatch) -> npt.NDArray[np.int64]:
@@ -196,18 +198,27 @@ class Fold:
         return local[encoded.indices.to_numpy()]
 
     def _advance_watermarks(self, rows: pa.RecordBatch) -> None:
+        """Take the stamps of rows that have been folded.
+
+        Rows of one raw partition come in order only within one upstream partition: another may lag
+        behind, so each pair of the two keeps a watermark of its own.
+        """
         from_events = _ints(rows, "origin_log") == LOG_EVENTS
-        partitions = _ints(rows, "origin_partition")[from_events]
+        upstream = _ints(rows, "position_partition")[from_events].astype(np.int64)
+        raw = _ints(rows, "origin_partition")[from_events].astype(np.int64)
         stamps = _ints(rows, "watermark_us")[from_events]
-        for partition in np.unique(partitions):
-            newest = int(stamps[partitions == partition].max())
-            self._watermarks[int(partition)] = max(
-                newest, self._watermarks.get(int(partition), _SMALLEST_TIME_US)
-            )
+        pairs = upstream << 32 | raw
+        for pair in np.unique(pairs):
+            key = (int(pair) >> 32, int(pair) & 0xFFFFFFFF)
+            newest = int(stamps[pairs == pair].max())
+            self._watermarks[key] = max(newest, self._watermarks.get(key, _SMALLEST_TIME_US))
 
     def _expire_before_us(self, look_back_us: int) -> int:
         """Nothing older can matter: no raw partition can still send an event that reaches it."""
-        if len(self._watermarks) < self.plan.partitions:
+        # The first stage reads each raw partition itself, a later one through all of the stage
+        # before it; one that has not been heard of may still send anything.
+        partitions = self.plan.partitions
+        if len(self._watermarks) < (partitions if self._is_first else partitions**2):
             return int(_SMALLEST_TIME_US)
         return min(self._watermarks.values()) - self.plan.lateness_us - look_back_us
 
@@ -372,7 +383,7 @@ class Fold:
             "stage": self.stage.name,
             "offset": self.offset,
             "marks": [[*key, seq] for key, seq in sorted(self._marks.items())],
-            "watermarks": sorted(self._watermarks.items()),
+            "watermarks": [[*key, time_us] for key, time_us in sorted(self._watermarks.items())],
             "keys": list(self._slots),
             "seen": [[slot, event_id, times] for (slot, event_id), times in self._seen.items()],
             "length": self._length[:keys].tobytes(),
@@ -404,7 +415,7 @@ class Fold:
         sums = 2 + len(self.stage.values)
         self.offset = state["offset"]
         self._marks = {(log, partition): seq for log, partition, seq in state["marks"]}
-        self._watermarks = dict(state["watermarks"])
+        self._watermarks = {(up, raw): time_us for up, raw, time_us in state["watermarks"]}
         self._slots = {key: slot for slot, key in enumerate(state["keys"])}
         self._seen = {(slot, event_id): times for slot, event_id, times in state["seen"]}
         length = np.frombuffer(state["length"], np.int64)

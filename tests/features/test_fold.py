@@ -229,3 +229,42 @@ def test_one_batch_may_bring_more_keys_than_the_state_has_room_for() -> None:
     ]
     out = Fold(PLAN, 0).fold_history(batch(PLAN, rows))
     assert out.column("person_count_10m").to_pylist() == [1.0] * len(rows)
+
+
+def sale(i: int, minute: int, **more: object) -> dict:
+    row = {"event_id": f"s{i}", "event_time_us": minute * MINUTE_US, "person_id": "a"}
+    stamps = {"position_seq": i << 20, "origin_offset": i, "watermark_us": minute * MINUTE_US}
+    return row | stamps | {"shop_id": "x", "price": i} | more
+
+
+def test_expiry_does_not_depend_on_how_much_an_envelope_spans() -> None:
+    plan = dataclasses.replace(PLAN, partitions=1)
+    rows = [sale(i, i) for i in range(3000)]
+    one_by_one, at_once = Fold(plan, 0), Fold(plan, 0)
+    expected = [
+        one_by_one.fold(batch(plan, [row]), 0, i).to_pylist()[0] for i, row in enumerate(rows)
+    ]
+    got = at_once.fold(batch(plan, rows[:600]), 0, 0).to_pylist()
+    # An envelope that spans many windows: its first rows look back at what its last have passed.
+    got += at_once.fold(batch(plan, rows[600:]), 0, 1).to_pylist()
+    for window in PLAN.stages[0].windows:
+        assert [row[window.column] for row in got] == [row[window.column] for row in expected]
+
+
+def test_expiry_waits_for_the_upstream_partition_that_lags_behind() -> None:
+    plan = dataclasses.replace(PLAN, partitions=2)
+    fold = Fold(plan, 1)
+
+    def fold_one(i: int, minute: int, upstream: int, raw: int) -> dict:
+        row = sale(i, minute, position_log=2, position_partition=upstream, origin_partition=raw)
+        [folded] = fold.fold(batch(plan, [row]), 0, i).to_pylist()
+        return folded
+
+    for i, (upstream, raw) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        fold_one(i, i, upstream, raw)
+    # Through one upstream partition both raw partitions run far ahead.
+    for i in range(4, 2000):
+        fold_one(i, i, 0, i % 2)
+    behind = fold_one(2000, 300, 1, 0)
+    assert behind["shop_count_1h_delay_30m"] == 60.0
+    assert fold.entries == 2001
