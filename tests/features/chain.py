@@ -52,8 +52,8 @@ def payments(seed: int, history: int = 400, live: int = 600) -> Arrivals:
         kept = {name: about[name] for name in ("event_id", "event_time_us", "terminal_id")}
         return kept | {"kind": KIND_LABEL, "is_fraud": verdict}
 
-    # Whole minutes on few values: many events of one key share an instant.
-    past = sorted(draw.randrange(30 * 1440) for _ in range(history))
+    # Four instants a day: events of one key meet, also with labels known seven days later.
+    past = sorted(360 * draw.randrange(30 * 4) for _ in range(history))
     events = [event(i, START_US + minute * MINUTE_US) for i, minute in enumerate(past)]
     labels = [
         label(e, draw.randrange(2)) | {"known_us": e["event_time_us"] + 7 * DAY_US} for e in events

@@ -13,6 +13,8 @@ from features import lake
 from features.backfill import backfill, publish
 from features.errors import PenstockError
 from features.plan import Plan, load_plan
+from features.reference import Fact, stage_columns
+from features.wire import KIND_EVENT, KIND_LABEL
 from tests.features.chain import DAY_US, START_US, day_of, payments, stream
 
 pytestmark = pytest.mark.slow
@@ -49,6 +51,35 @@ def test_backfill_equals_the_stream_bit_for_bit(report: dict) -> None:
     assert verdicts.count("late") > 10
     rates = [c for c in PLAN.column_names if c.startswith("terminal_is_fraud")]
     assert all(len(set(logged[name].to_pylist())) > 10 for name in rates)
+
+
+def test_history_equals_the_reference(report: dict) -> None:
+    past = payments(seed=1)
+    facts = [
+        (e.get("known_us") or e["event_time_us"], -e["kind"], e["event_id"], e)
+        for e in [*past.history, *past.history_labels]
+    ]
+    expected: dict[str, dict[str, float]] = {e["event_id"]: {} for e in past.history}
+    for stage in PLAN.stages:
+        in_log = [f for f in facts if stage.uses_label or f[3]["kind"] == KIND_EVENT]
+        for key in {f[3][stage.key_column] for f in in_log}:
+            log = [
+                Fact(
+                    e["event_id"],
+                    e["event_time_us"],
+                    key,
+                    {"amount": e.get("amount", 0)},
+                    label=bool(e["is_fraud"]) if e["kind"] == KIND_LABEL else None,
+                )
+                for *_, e in sorted(in_log, key=lambda f: f[:3])
+                if e[stage.key_column] == key
+            ]
+            for fact, columns in zip(log, stage_columns(PLAN, stage, log), strict=True):
+                expected[fact.event_id] |= columns
+    computed = lake.read("feature_candidate")
+    got = computed.filter(pc.equal(computed["origin_partition"], lake.HISTORY_PARTITION))
+    windows = [name for stage in PLAN.stages for name in stage.columns]
+    assert {row["event_id"]: {n: row[n] for n in windows} for row in got.to_pylist()} == expected
 
 
 def test_backfill_covers_history_and_agrees_with_recorded_verdicts(report: dict) -> None:
