@@ -41,10 +41,9 @@ def bootstrap(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Fold the lake's history into stage snapshots, so that live windows are complete at once."""
-    from streaming.bootstrap import bootstrap as fold_history
-
     from features.plan import load_plan
     from features.settings import settings
+    from streaming.bootstrap import bootstrap as fold_history
 
     result = fold_history(load_plan(settings().feature_set))
     print(json.dumps(result) if as_json else f"bootstrapped: {result}")
