@@ -77,7 +77,10 @@ def measure(
         },
         "airflow": {"runs": _runs(airflow, plan)},
         "drift": {
-            "first_seen": drift_events[0]["first_seen"] if drift_events else None,
+            "first_seen": drift_events[0]["first_seen"]["wall_time"] if drift_events else None,
+            "first_seen_event_time": (
+                drift_events[0]["first_seen"]["event_time"] if drift_events else None
+            ),
             "alert_received": pages[0]["received"] if pages else None,
         },
         "champion": _champion(plan, figures.champion_before),

@@ -25,7 +25,7 @@ GOOD: dict[str, Any] = {
             {"dag_id": "b", "state": "success", "trigger": "asset_triggered", "seconds": 99.0},
         ]
     },
-    "drift": {"first_seen": {"wall_time": "w"}, "alert_received": "2026-01-01T00:00:00Z"},
+    "drift": {"first_seen": "2026-01-01T00:00:00Z", "alert_received": "2026-01-01T00:00:05Z"},
     "champion": {"before": "1", "after": "2", "decision": "promoted", "reason": "better"},
     "latency_ms": {"p50": 90.0, "p99": 300.0},
     "stack": {"pss_mib": 4000.0},
