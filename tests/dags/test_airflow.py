@@ -190,7 +190,10 @@ def test_drift_event_starts_retraining_which_waits_for_labels(
     trained: Trained, woken: dict[str, Any]
 ) -> None:
     assert woken["run_type"] == "asset_triggered"
-    events = upstream_events(trained, woken["dag_run_id"])
+    # Airflow shows a run a moment before the events that started it.
+    events = wait_for(
+        lambda: upstream_events(trained, woken["dag_run_id"]), lambda: "no asset event", 30
+    )
     assert [event["extra"]["payload"]["feature_set"] for event in events] == [trained.plan.name]
 
     def waiting() -> dict[str, str] | None:
