@@ -228,7 +228,8 @@ def test_labels_end_the_wait_and_a_bad_batch_stops_at_the_gate(
 
 def append_impossible_amounts(plan: Plan, later: timedelta) -> None:
     """Events that no contract would have let in, as a broken import might leave them."""
-    bad = lake.read("events").slice(0, 500).to_pandas()
+    # The newest, so that they also move the lake past what the run waits for.
+    bad = lake.read("events").sort_by([("event_time", "descending")]).slice(0, 500).to_pandas()
     bad["event_id"] = [f"bad-{i}" for i in range(len(bad))]
     bad["event_time"] += later
     bad["event_date"] = bad["event_time"].dt.date
