@@ -60,8 +60,9 @@ def wait_for(condition: Callable[[], Any], describe: Callable[[], object], withi
     """What `condition` gives once it is true; fails with what `describe` says."""
     deadline = time.monotonic() + within_s
     while True:
-        # While the machine is busy with the run itself, an answer may come too late.
-        with contextlib.suppress(httpx.TimeoutException):
+        # While the machine is busy with the run itself, an answer may come too late, and a run that
+        # is just being made is a 500.
+        with contextlib.suppress(httpx.TimeoutException, httpx.HTTPStatusError):
             if found := condition():
                 return found
         assert time.monotonic() < deadline, f"not within {within_s:g} s: {describe()}"
