@@ -10,6 +10,8 @@ import httpx
 
 from features.errors import PenstockError, ServiceUnavailableError
 
+PATIENCE_S = 60.0
+
 
 class Airflow:
     """The Airflow of a running stack.
@@ -58,13 +60,29 @@ class Airflow:
 
     def runs(self, dag: str) -> list[dict[str, Any]]:
         """Every run of a DAG, oldest first."""
-        reply = self._http.get(f"/dags/{dag}/dagRuns", params={"limit": 50}).raise_for_status()
-        found: list[dict[str, Any]] = reply.json()["dag_runs"]
+        found: list[dict[str, Any]] = self._read(f"/dags/{dag}/dagRuns?limit=50")["dag_runs"]
         return sorted(found, key=lambda run: run["run_after"])
 
     def tasks(self, dag: str, run_id: str) -> dict[str, str]:
         """State by task of a run, in the order they started; tasks not yet reached say `none`."""
-        reply = self._http.get(f"/dags/{dag}/dagRuns/{run_id}/taskInstances").raise_for_status()
-        found = reply.json()["task_instances"]
+        found = self._read(f"/dags/{dag}/dagRuns/{run_id}/taskInstances")["task_instances"]
         found.sort(key=lambda task: (task["start_date"] or "9", task["task_id"]))
         return {task["task_id"]: task["state"] or "none" for task in found}
+
+    def _read(self, path: str) -> Any:
+        """An answer of the API; asked again while Airflow is too busy, or still making the run.
+
+        Raises:
+            ServiceUnavailableError: it has not answered well for `PATIENCE_S`.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return self._http.get(path).raise_for_status().json()
+            except httpx.HTTPError as error:
+                if time.monotonic() > deadline:
+                    raise ServiceUnavailableError(
+                        f"Airflow at {self._url} does not answer well ({error}); "
+                        "see `penstock logs airflow-api-server`"
+                    ) from error
+            time.sleep(1)
