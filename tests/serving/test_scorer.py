@@ -124,8 +124,7 @@ def test_drift_is_announced_once_in_a_committed_record(plan, topics, champion, s
         sent += 288
 
     def of_this_plan(found):
-        events = [json.loads(message.value()) for message in found]
-        return [event for event in events if event["feature_set"] == plan.name]
+        return [json.loads(m.value()) for m in found if m.key() == plan.name.encode()]
 
     topics.scores(sent)
     found = of_this_plan(topics.read(plan.drift_topic, until=of_this_plan))

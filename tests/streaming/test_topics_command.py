@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
 from typer.testing import CliRunner
 
 from features.plan import Plan, load_plan
+from features.settings import settings
 from features.wire import DeadLetter, dead_letter_topic
 from penstock.cli import app
 from streaming import topics
@@ -36,9 +38,12 @@ def test_produced_lines_are_tailed_as_they_were_sent(plan: Plan, tmp_path: Path)
     lines = [json.dumps({plan.key_field: f"c{n}", "n": n}) for n in range(50)] + ["not json"]
     file = tmp_path / "own.jsonl"
     file.write_text("\n".join(lines) + "\n\n")
-    said = json.loads(run("produce", str(file), "--topic", plan.drift_topic, "--json")[0])
-    assert said == {"topic": plan.drift_topic, "acknowledged": 51}
-    tail = ("tail", plan.drift_topic, "--from-beginning")
+    topic = f"{plan.name}.own.v1"  # of one partition, so that lines keep their order
+    admin = AdminClient({"bootstrap.servers": settings().kafka_bootstrap})
+    admin.create_topics([NewTopic(topic, 1, 1)])[topic].result(10)
+    said = json.loads(run("produce", str(file), "--topic", topic, "--json")[0])
+    assert said == {"topic": topic, "acknowledged": 51}
+    tail = ("tail", topic, "--from-beginning")
     assert run(*tail, "-n", "51") == lines
     shown = [json.loads(line) for line in run(*tail, "--timeout", "2", "--json")]
     assert (shown[3]["key"], shown[3]["value"]) == ("c3", {plan.key_field: "c3", "n": 3})
