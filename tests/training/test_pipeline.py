@@ -29,6 +29,10 @@ Result = dict[str, Any]
 @pytest.fixture(scope="module")
 def mlflow(stack: SessionStack) -> str:
     stack.require("mlflow")
+    client = Registry().client
+    # Tests of other packages register models of the same feature set in the session's server.
+    if client.search_registered_models("name = 'card_fraud'"):
+        client.delete_registered_model("card_fraud")
     return settings().mlflow_uri
 
 
