@@ -17,7 +17,6 @@ from penstock.demo.airflow import Airflow
 from penstock.demo.quality import judge
 from penstock.demo.sampler import Sampler
 from penstock.demo.topics import account, read_all
-from penstock.generator.live import LiveReport
 from penstock.stack.stack import Stack
 
 
@@ -28,7 +27,6 @@ class Figures:
     live_began: float
     champion_before: str
     seed: int
-    live: LiveReport
     peak_pss_mib: float
 
 

@@ -27,7 +27,7 @@ from penstock.demo.measure import Figures, measure
 from penstock.demo.sampler import Sampler
 from penstock.demo.view import View
 from penstock.generator.faults import Faults
-from penstock.generator.history import write_history
+from penstock.generator.history import payments_per_day, write_history
 from penstock.generator.live import LiveReport, LiveRun
 from penstock.generator.payments import PaymentWorld
 from penstock.stack.stack import Stack
@@ -50,8 +50,7 @@ LONGEST_LIVE_S = 480
 SCORES_BY_NEW_CHAMPION = 2_000
 PIPELINE_PARAMS = {"validation_days": 3}
 
-BEFORE_HISTORY = ("kafka", "registry", "redis", "mlflow", "prometheus", "alertmanager")
-AIRFLOW = ("airflow",)
+BEFORE_HISTORY = ("infra", "airflow")
 SERVICES = ("services",)
 
 
@@ -75,7 +74,7 @@ def run_demo(options: Options) -> dict[str, Any]:
     began = time.monotonic()
     home = settings().home
     stack = Stack(home, Path.cwd())
-    if stack.status().parts and any(part.pid for part in stack.status().parts):
+    if any(part.pid for part in stack.status().parts):
         raise PenstockError("the stack is up; take it down first: penstock down")
     _forget_last_run(home)
     view = View()
@@ -122,7 +121,7 @@ class _Demo:
         """Every step, in order."""
         view, plan, options = self._view, self._plan, self._options
         with view.step("start Kafka, registry, Redis, MLflow, Prometheus, Alertmanager, Airflow"):
-            self._stack.up([*BEFORE_HISTORY, *AIRFLOW], view.note)
+            self._stack.up(BEFORE_HISTORY, view.note)
             os.environ.update(self._stack.environment())
             settings.cache_clear()
         self._sampler.start()
@@ -139,7 +138,7 @@ class _Demo:
             self._stack.up(SERVICES, view.note)
         live_began = time.time()
         with view.step("stream live payments; drift, alert, retraining"):
-            live = self._live(airflow, world, history_end, before)
+            self._live(airflow, world, history_end, before)
         with view.step("wait until everything is scored and stored"):
             self._drain()
         with view.step("compare the stream with the backfill, read the figures"):
@@ -147,7 +146,6 @@ class _Demo:
                 live_began=live_began,
                 champion_before=before,
                 seed=options.seed,
-                live=live,
                 peak_pss_mib=self._sampler.peak_pss_mib,
             )
             return measure(plan, self._stack, airflow, figures, view.note)
@@ -161,7 +159,7 @@ class _Demo:
             seed=options.seed,
             customers=options.customers,
             terminals=None,
-            payments_per_day=options.rate * 86_400 / SCALE,
+            payments_per_day=payments_per_day(options.rate, SCALE),
             start=HISTORY_START,
         )
         with self._view.step("create topics, schemas and Feast objects"):
@@ -189,9 +187,7 @@ class _Demo:
                 )
             time.sleep(1)
 
-    def _live(
-        self, airflow: Airflow, world: PaymentWorld, start: datetime, before: str
-    ) -> LiveReport:
+    def _live(self, airflow: Airflow, world: PaymentWorld, start: datetime, before: str) -> None:
         """Stream until the retraining has been decided and its winner has scored for a while."""
         live = LiveRun(
             world, self._plan, start, SCALE, LONGEST_LIVE_S, Faults(), self._options.seed
@@ -238,7 +234,6 @@ class _Demo:
                 f"{dag} did not finish within {LONGEST_LIVE_S} s of live payments; "
                 "see the Airflow UI, or run with more resources"
             )
-        return live.report
 
     def _show_live(self, report: LiveReport) -> None:
         self._view.figures = {
