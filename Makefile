@@ -23,7 +23,7 @@ $(STAMP): requirements.lock pyproject.toml
 	  uv pip install --python $(PYTHON) --quiet --no-deps --no-build-isolation -e .; \
 	elif command -v python3.11 >/dev/null; then \
 	  python3.11 -m venv $(VENV) && \
-	  $(PYTHON) -m pip install --require-hashes -r requirements.lock && \
+	  $(PYTHON) -m pip install --progress-bar off --no-deps --require-hashes -r requirements.lock && \
 	  $(PYTHON) -m pip install --quiet --no-deps --no-build-isolation -e .; \
 	else \
 	  echo "Python 3.11 is needed: install python3.11 with its venv module, or uv." >&2; exit 1; \
