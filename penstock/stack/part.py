@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from penstock.stack.site import Site
@@ -13,6 +14,10 @@ def _no_environment(_: Site) -> dict[str, str]:
 
 def _no_files(_: Site) -> dict[str, str]:
     return {}
+
+
+def _project(site: Site) -> Path:
+    return site.project
 
 
 def _nothing_to_prepare(_: Site) -> list[list[str]]:
@@ -38,11 +43,11 @@ class Part:
 
     `requires` names requirements of `penstock.stack.provision`. `depends_on` names parts that
     must be ready before this one starts, `companions` those that are started beside it. `files`
-    gives configuration files by name, written to `site.config(name)`. `data` names the folder
-    under the home that holds its state, and `prepare` the commands that run once to lay that
-    folder out. `ports` maps names to the numbers used where nothing else is in the way. What
-    `url_path` of its first port shows is worth a user's visit. `memory_mib` is what its
-    processes are expected to take at most.
+    gives configuration files by name, written to `site.config(name)`. `directory` is the working
+    directory. `data` names the folder under the home that holds its state, and `prepare` the
+    commands that run once to lay that folder out. `ports` maps names to the numbers used where
+    nothing else is in the way. What `url_path` of its first port shows is worth a user's visit.
+    `memory_mib` is what its processes are expected to take at most.
     """
 
     name: str
@@ -54,6 +59,7 @@ class Part:
     environment: Callable[[Site], dict[str, str]] = _no_environment
     files: Callable[[Site], dict[str, str]] = _no_files
     prepare: Callable[[Site], list[list[str]]] = _nothing_to_prepare
+    directory: Callable[[Site], Path] = _project
     requires: tuple[str, ...] = ()
     depends_on: tuple[str, ...] = ()
     companions: tuple[str, ...] = ()

@@ -179,7 +179,19 @@ def _unpack_package(package: str, folder: Path) -> None:
             _run(download, failed, cwd=Path(scratch))
         deb = next(Path(scratch).glob("*.deb"))
         _run(["dpkg-deb", "-x", str(deb), f"{scratch}/root"], failed)
+        for binary in (Path(scratch) / "root" / "usr" / "bin").iterdir():
+            _relocate(binary)
         (Path(scratch) / "root").rename(folder)
+
+
+def _relocate(binary: Path) -> None:
+    """Let a binary find its templates and pages below its working directory.
+
+    Debian compiles the path of an installed package into it; one of the same length, but relative,
+    takes its place.
+    """
+    code = binary.read_bytes()
+    binary.write_bytes(code.replace(b"/usr/share/prometheus", b"usr//share/prometheus"))
 
 
 def _run(command: list[str], failed: str, cwd: Path | None = None) -> None:

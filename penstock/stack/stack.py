@@ -155,7 +155,13 @@ class Stack:
         folder = site.config(part.name)
         for name, text in part.files(site).items():
             write_private(folder / name, text)
-        return Program(part.name, part.command(site), part.environment(site), part.stop_seconds)
+        return Program(
+            part.name,
+            part.command(site),
+            part.directory(site),
+            part.environment(site),
+            part.stop_seconds,
+        )
 
     def _site(self, state: StackState, tools: Mapping[str, Path]) -> Site:
         return Site(

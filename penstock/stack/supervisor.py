@@ -74,6 +74,7 @@ class Program:
 
     name: str
     command: list[str]
+    directory: Path
     environment: Mapping[str, str]
     stop_seconds: int
 
@@ -219,7 +220,7 @@ class Supervisor:
             text += _PROGRAM.format(
                 name=program.name,
                 command=_escape(shlex.join(program.command)),
-                directory=_escape(str(self._project)),
+                directory=_escape(str(program.directory)),
                 environment=environment,
                 settled=_SETTLED_AFTER_S,
                 retries=_START_RETRIES,

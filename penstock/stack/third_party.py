@@ -1,5 +1,8 @@
 """The parts that other people wrote: broker, registry, stores, model registry, alerting."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 from penstock.stack.alerting import alertmanager_files, prometheus_files
 from penstock.stack.part import Part, Probe
 from penstock.stack.site import Site
@@ -29,7 +32,8 @@ def _kafka_prepare(site: Site) -> list[list[str]]:
     properties = str(site.config("kafka") / "server.properties")
     cluster = site.secrets.kafka_cluster_id
     fast = [*_SMALL_JVM, "-Xmx128m"]
-    arguments = ["format", "--cluster-id", cluster, "--config", properties, "--ignore-formatted"]
+    # One word: an id may begin with a dash.
+    arguments = ["format", f"--cluster-id={cluster}", f"--config={properties}", "--ignore-formatted"]
     return [[java, *fast, *options, "kafka.tools.StorageTool", *arguments]]
 
 
@@ -187,6 +191,16 @@ MLFLOW = Part(
 )
 
 
+def _package_root(tool: str) -> Callable[[Site], Path]:
+    """Where `usr/share` of a tool's package lies: `/`, or the folder it was unpacked into."""
+
+    def root(site: Site) -> Path:
+        folder = site.tools[tool].parent
+        return folder.parents[1] if folder.match("usr/bin") else site.project
+
+    return root
+
+
 def _prometheus_command(site: Site) -> list[str]:
     return [
         str(site.tools["prometheus"]),
@@ -201,6 +215,7 @@ PROMETHEUS = Part(
     name="prometheus",
     title="Prometheus",
     command=_prometheus_command,
+    directory=_package_root("prometheus"),
     files=prometheus_files,
     probe=Probe("http", "http", "/-/ready"),
     memory_mib=192,
@@ -227,6 +242,7 @@ ALERTMANAGER = Part(
     name="alertmanager",
     title="Alertmanager",
     command=_alertmanager_command,
+    directory=_package_root("alertmanager"),
     files=alertmanager_files,
     probe=Probe("http", "http", "/-/ready"),
     memory_mib=96,
