@@ -5,6 +5,9 @@ PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 SHELL := /bin/bash
 ARGS ?=
+# Two processes, each with a stack of its own: most tests wait for real parts. A file's tests stay
+# together, for they share what they set up.
+PYTEST := $(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-fast check clean system-packages
@@ -40,10 +43,10 @@ check: install  ## Lint, format, types, borders.
 	$(VENV)/bin/lint-imports
 
 test: check system-packages  ## Check, then run every test.
-	$(PYTHON) -m pytest -q
+	$(PYTEST)
 
 test-fast: install  ## Run the tests that take seconds.
-	$(PYTHON) -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # The stack fetches what it runs itself; tests also want a browser.
 system-packages:

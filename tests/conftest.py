@@ -29,6 +29,11 @@ class SessionStack(Stack):
         return self
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first: where several processes share the tests, none is left alone at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def stack() -> Iterator[SessionStack]:
     """The session's stack; `PENSTOCK_*` point at it, and nothing of it survives the session."""
