@@ -276,4 +276,4 @@ class _Demo:
 def _progress(tasks: dict[str, str]) -> str:
     done = sum(state in ("success", "skipped") for state in tasks.values())
     running = [name for name, state in tasks.items() if state in ("running", "queued", "deferred")]
-    return f"task {done + 1} of {len(tasks)}: {', '.join(running) or 'scheduling'}"
+    return f"{done} of {len(tasks)} tasks done: {', '.join(running) or 'scheduling'}"

@@ -33,8 +33,9 @@ def _kafka_prepare(site: Site) -> list[list[str]]:
     cluster = site.secrets.kafka_cluster_id
     fast = [*_SMALL_JVM, "-Xmx128m"]
     # One word: an id may begin with a dash.
-    arguments = ["format", f"--cluster-id={cluster}", f"--config={properties}", "--ignore-formatted"]
-    return [[java, *fast, *options, "kafka.tools.StorageTool", *arguments]]
+    options_of_format = [f"--cluster-id={cluster}", f"--config={properties}", "--ignore-formatted"]
+    tool = ["kafka.tools.StorageTool", "format"]
+    return [[java, *fast, *options, *tool, *options_of_format]]
 
 
 def _kafka_files(site: Site) -> dict[str, str]:
