@@ -141,6 +141,9 @@ class Contract:
             and (broken := _broken_member(member, record[member.name])) is not None
         ]
         found += _names_broken("", self.names, record)
+        if not found:
+            # The second look keeps only the last of two members of one name.
+            found.append(ContractError("not_json", "the record names a member twice"))
         return min(found, key=lambda broken: REASONS.index(broken.reason))
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from great_expectations.expectations import Expectation
 
-KEYS = ("event_id", "event_time")
+KEYS = ("origin_partition", "origin_offset", "event_id", "event_time")
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,10 @@ def rules(plan: Plan) -> list[Rule]:
     gx = _library()
     made = [
         Rule("there is at least one row", gx.ExpectTableRowCountToBeBetween(min_value=1)),
-        Rule("event_id is unique", gx.ExpectColumnValuesToBeUnique(column="event_id")),
+        Rule(
+            "origin and event_id are unique",
+            gx.ExpectCompoundColumnsToBeUnique(column_list=list(KEYS[:3])),
+        ),
     ]
     for name in (*KEYS, *plan.column_names):
         made.append(Rule(f"{name} is present", gx.ExpectColumnValuesToNotBeNull(column=name)))

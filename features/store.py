@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from features import lake
 from features.errors import PenstockError, ServiceUnavailableError
 from features.plan import Plan, StagePlan
-from features.settings import settings
+from features.settings import settings, shown
 from features.wire import FOLDED, KIND_EVENT
 
 if TYPE_CHECKING:
@@ -338,6 +338,6 @@ def _answering() -> Iterator[None]:
         yield
     except RedisConnectionError as error:
         raise ServiceUnavailableError(
-            f"the online store does not answer at {settings().redis_url}: {error}; start it with "
-            "`penstock up redis`"
+            f"the online store does not answer at {shown(settings().redis_url)}: {error}; "
+            "start it with `penstock up redis`"
         ) from error

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import typer
+from pydantic import ValidationError
 
 from features.errors import PenstockError
 from penstock.commands import definitions, features, generate, services, sql, stack, topics, train
@@ -63,11 +64,27 @@ def load_environment(home: Path) -> None:
             os.environ.setdefault(name, value)
 
 
+def bypass_proxy() -> None:
+    """Keep a proxy of the environment from standing between parts of the local stack."""
+    for name in ("NO_PROXY", "no_proxy"):
+        outside = os.environ.get(name, "")
+        os.environ[name] = ",".join(filter(None, [outside, "127.0.0.1", "localhost"]))
+
+
 def main() -> None:
     """Run a command; a mistake of the user's is one sentence, not a traceback."""
     load_environment(Path(os.environ.get("PENSTOCK_HOME", ".penstock")))
+    bypass_proxy()
     try:
         app()
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"PENSTOCK_{'_'.join(map(str, found['loc'])).upper()} is {found['input']!r}: "
+            f"{found['msg']}"
+            for found in error.errors()
+        )
+        print(f"penstock: {wrong}", file=sys.stderr)
+        sys.exit(1)
     except PenstockError as error:
         print(f"penstock: {error}", file=sys.stderr)
         sys.exit(1)

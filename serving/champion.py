@@ -13,6 +13,7 @@ from pathlib import Path
 
 from features.errors import BundleError, ServiceUnavailableError
 from features.plan import Plan
+from features.settings import shown
 from monitoring import metrics
 from serving.bundle import LoadedBundle, load
 from serving.registry import Registry
@@ -42,7 +43,7 @@ class ChampionWatch:
         self._refused: str | None = None
         self._thread = threading.Thread(target=self._follow, name="champion", daemon=True)
         self.current: LoadedBundle | None = None
-        self.waiting_for = f"the first look at {options.mlflow_uri}"
+        self.waiting_for = f"the first look at {shown(options.mlflow_uri)}"
 
     def start(self) -> None:
         """Begins to follow."""

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from features.errors import SnapshotError
 from features.fold import Fold
@@ -49,11 +51,10 @@ class SnapshotStore:
         self._files.makedirs(self.folder, exist_ok=True)
         path = self._path(offset)
         # The file appears under its name when it is complete, on a disk as in an object store.
-        with self._files.transaction, self._files.open(path, "wb") as file:
-            file.write(snapshot)
-            if hasattr(file, "fileno"):
-                file.flush()
-                os.fsync(file.fileno())
+        if isinstance(self._files, LocalFileSystem):
+            _write_durably(Path(path), snapshot)
+        else:
+            self._files.pipe_file(path, snapshot)
         offsets = self.offsets()
         for gone in offsets[:-KEPT]:
             self._files.rm_file(self._path(gone))
@@ -84,3 +85,18 @@ class SnapshotStore:
 
     def _path(self, offset: int) -> str:
         return f"{self.folder}/{offset}.snap"
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    """Write beside the file's place and move it there: a power cut leaves all of it or nothing."""
+    partial = path.with_suffix(".part")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from features.errors import ServiceUnavailableError
+from features.settings import shown
 from training.errors import TrainingError
 
 
@@ -119,8 +120,8 @@ def _content(response: httpx.Response) -> Any:
 
 def _unavailable(uri: str, error: Exception) -> ServiceUnavailableError:
     return ServiceUnavailableError(
-        f"MLflow does not answer at {uri} ({error}); start it with `penstock up mlflow` or set "
-        "PENSTOCK_MLFLOW_URI"
+        f"MLflow does not answer at {shown(uri)} ({error}); start it with "
+        "`penstock up mlflow` or set PENSTOCK_MLFLOW_URI"
     )
 
 

@@ -53,10 +53,10 @@ def demo(
     seed: Annotated[
         int, typer.Option(help="Seed of the payments; the same seed, the same run.")
     ] = 7,
-    customers: Annotated[int, typer.Option(help="How many customers pay.")] = 1000,
-    rate: Annotated[int, typer.Option(help="Live payments per second.")] = 300,
+    customers: Annotated[int, typer.Option(min=10, help="How many customers pay.")] = 1000,
+    rate: Annotated[int, typer.Option(min=1, help="Live payments per second.")] = 300,
     live_seconds: Annotated[
-        int, typer.Option("--seconds", help="Least live time, in seconds.")
+        int, typer.Option("--seconds", min=0, help="Least live time, in seconds.")
     ] = 120,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the stack up afterwards.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,

@@ -29,7 +29,7 @@ def produce(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Send events from a file; lines are sent as they are, so broken ones become dead letters."""
-    from confluent_kafka import Producer
+    from confluent_kafka import KafkaException, Producer
 
     from features.plan import load_plan
 
@@ -69,6 +69,11 @@ def produce(
                 except BufferError:
                     producer.poll(0.1)
                     continue
+                except KafkaException as error:
+                    raise PenstockError(
+                        f"{file}: a record of {len(value)} bytes cannot be sent: {error}; "
+                        f"{acknowledged} records before it were acknowledged"
+                    ) from error
                 break
             producer.poll(0)
     producer.flush(_PATIENCE_S + 5)

@@ -27,7 +27,7 @@ from penstock.demo.measure import Figures, measure
 from penstock.demo.sampler import Sampler
 from penstock.demo.view import View
 from penstock.generator.faults import Faults
-from penstock.generator.history import payments_per_day, write_history
+from penstock.generator.history import payments_per_day, save_world, write_history
 from penstock.generator.live import LiveReport, LiveRun
 from penstock.generator.payments import PaymentWorld
 from penstock.stack.stack import Stack
@@ -100,13 +100,20 @@ def run_demo(options: Options) -> dict[str, Any]:
 
 
 def _forget_last_run(home: Path) -> None:
-    """A demo starts from nothing; what was downloaded stays."""
+    """A demo starts from nothing; what was downloaded stays, and so does what no demo made."""
     import shutil
 
+    mark = home / "demo"
+    if not mark.exists() and ((home / "lake").exists() or (home / "mlflow").exists()):
+        raise PenstockError(
+            f"{home} holds data that no demo made, and a demo starts from nothing; move it away "
+            "or give the demo a folder of its own: PENSTOCK_HOME=.demo make demo"
+        )
     for entry in home.iterdir() if home.is_dir() else ():
         if entry.name in ("cache", ".lock"):
             continue
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    mark.mkdir(parents=True)
 
 
 class _Demo:
@@ -229,6 +236,7 @@ class _Demo:
             sender.join()
         if failure:
             raise failure[0]
+        save_world(live.world, live.report.until)
         if not decided:
             raise PenstockError(
                 f"{dag} did not finish within {LONGEST_LIVE_S} s of live payments; "

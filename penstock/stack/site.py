@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from features.settings import settings
+
 
 @dataclass(frozen=True)
 class Secrets:
@@ -63,6 +65,7 @@ class Site:
         """Every `PENSTOCK_*` variable that all processes share."""
         return {
             "PENSTOCK_HOME": str(self.home),
+            "PENSTOCK_FEATURE_SET": settings().feature_set,
             "PENSTOCK_KAFKA_BOOTSTRAP": self.address("kafka", "client"),
             "PENSTOCK_SCHEMA_REGISTRY_URL": (
                 f"http://{self.address('registry', 'http')}/apis/ccompat/v7"

@@ -55,7 +55,6 @@ def test_good_rows_pass(good: pa.Table) -> None:
         ("terminal_count_1d_delay_7d", -1.0, 1, r"0 ≤ terminal_count_1d_delay_7d ≤ inf \(1 rows\)"),
         ("terminal_is_fraud_rate_7d_delay_7d", 1.5, 6, r"rate_7d_delay_7d ≤ 1 \(6 rows\)"),
         ("customer_amount_mean_1d", -0.5, 2, r"0 ≤ customer_amount_mean_1d .*\(2 rows\)"),
-        ("event_id", "twice", 2, r"event_id is unique \(2 rows\)"),
     ],
 )
 def test_bad_rows_are_named_with_their_number(
@@ -64,6 +63,14 @@ def test_bad_rows_are_named_with_their_number(
     put(spoilt(good, column, value, count))
     with pytest.raises(GateError, match=says):
         quality.check(PLAN)
+
+
+def test_row_that_comes_twice_is_named_and_a_reused_id_is_none(good: pa.Table) -> None:
+    put(pa.concat_tables([good, good.slice(0, 1)]))
+    with pytest.raises(GateError, match=r"origin and event_id are unique \(2 rows\)"):
+        quality.check(PLAN)
+    put(spoilt(good, "event_id", "reused", 2))
+    quality.check(PLAN)
 
 
 def test_every_broken_rule_is_named(good: pa.Table) -> None:

@@ -115,6 +115,7 @@ def broken_records() -> list[tuple[bytes | None, str]]:
         (b"", "empty"),
         (None, "empty"),
         (b"hello", "not_json"),
+        (b'{"shop_id": 4, ' + json.dumps(good).encode()[1:], "not_json"),
         (json.dumps(good).encode().replace(b"shop1", b"shop\xff"), "invalid_utf8"),
     ]
 
@@ -183,14 +184,17 @@ def test_killed_ingest_repeats_only_equal_rows(tmp_path: Path) -> None:
     by_position: dict[tuple[int, int], dict[str, object]] = {}
     folded: Counter[str] = Counter()
     folds = {p: Fold(plan, 0) for p in range(plan.partitions)}
+    sent = 0
     for message in sorted(messages, key=lambda m: (m.partition(), m.offset())):
         rows = _rows(plan, message)
+        sent += len(rows)
         for row in rows:
             at = (row["position_partition"], row["position_seq"])
             assert by_position.setdefault(at, row) == row
         fold = folds[message.partition()]
         out = fold.fold(batch(plan, rows), message.partition(), message.offset())
         folded.update(out.column("event_id").to_pylist())
+    assert sent > total, "the kill met nothing that was not yet committed"
     assert len(folded) == total
     assert set(folded.values()) == {1}
 
