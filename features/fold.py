@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.errors import SnapshotError
+from features.layout import BY_KEY, Layout, grown
 from features.plan import Plan
+from features.vocabulary import Comparison
 from features.wire import (
     DUPLICATE,
     FOLDED,
@@ -27,7 +29,7 @@ from features.wire import (
     ROW_BITS,
     row_schema,
 )
-from kernels.windows import AGGREGATIONS, fold_rows, reserve
+from kernels.windows import FIRST_CONDITION, compact, fold_rows, reserve
 
 _SMALLEST_TIME_US = np.iinfo(np.int64).min
 
@@ -44,36 +46,17 @@ class Fold:
         self.plan = plan
         self.stage = plan.stages[stage]
         self._schema = row_schema(plan)
-        windows = self.stage.windows
-        self._aggregation = np.array([AGGREGATIONS[w.aggregation] for w in windows], np.int64)
-        values = self.stage.values
-        self._value_index = np.array(
-            [values.index(w.value) if w.value else -1 for w in windows], np.int64
-        )
-        self._over_us = np.array([w.over_us for w in windows], np.int64)
-        self._delay_us = np.array([w.delay_us for w in windows], np.int64)
+        self._layout = Layout(self.stage)
         self._is_first = stage == 0
         self._is_last = stage == len(plan.stages) - 1
         self.offset = -1
         """The highest log offset folded."""
         self._marks: dict[tuple[int, int], int] = {}
-        self._watermarks: dict[tuple[int, int], int] = {}
+        self._watermarks: dict[int, int] = {}
         self._seen: dict[tuple[int, str], list[int]] = {}
         self._slots: dict[str, int] = {}
-        self._allocate(keys=1024, entries=8192)
-
-    def _allocate(self, keys: int, entries: int) -> None:
-        sums = 2 + len(self.stage.values)
-        self._start = np.zeros(keys, np.int64)
-        self._length = np.zeros(keys, np.int64)
-        self._capacity = np.zeros(keys, np.int64)
-        self._base = np.zeros((keys, sums), np.int64)
-        self._time = np.zeros(entries, np.int64)
-        self._identity = np.zeros(entries, np.int64)
-        self._present = np.zeros(entries, np.int8)
-        self._label = np.zeros(entries, np.int8)
-        self._prefix = np.zeros((entries, sums), np.int64)
         self._used = 0
+        self._arena = self._layout.arena(keys=1024, entries=8192)
 
     @property
     def keys(self) -> int:
@@ -83,7 +66,12 @@ class Fold:
     @property
     def entries(self) -> int:
         """How many events and waiting labels are retained."""
-        return int(self._length.sum())
+        return int(self._arena.length.sum())
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory of the windows' state, room to grow included; key names and ids are beside it."""
+        return sum(int(array.nbytes) for array in self._arena)
 
     def fold(self, rows: pa.RecordBatch, partition: int, offset: int) -> pa.RecordBatch:
         """Fold one envelope read from this stage's log.
@@ -148,14 +136,13 @@ class Fold:
         for index, name in enumerate(self.stage.values):
             values[:, index] = _ints(rows, name)
         labels = np.zeros(n, np.int8)
+        identities = np.zeros(n, np.int64)
         if self.plan.label is not None and self.stage.uses_label:
             labels = _ints(rows, self.plan.label.field).astype(np.int8)
             identities = _identities(rows)
-        else:
-            # Identity only matters where labels look for their event.
-            identities = np.zeros(n, np.int64)
+        conditions = _conditions(rows, self.stage.conditions)
         self._reserve(slots[~skip])
-        out = np.zeros((n, len(self.stage.windows)), np.float64)
+        primitives = np.zeros((n, self._layout.primitives), np.int64)
         fold_rows(
             is_label,
             skip,
@@ -164,63 +151,57 @@ class Fold:
             identities,
             values,
             labels,
-            self._start,
-            self._length,
-            self._base,
-            self._time,
-            self._identity,
-            self._present,
-            self._label,
-            self._prefix,
-            self._aggregation,
-            self._value_index,
-            self._over_us,
-            self._delay_us,
-            out,
+            conditions,
+            self._arena,
+            self._layout.spec,
+            primitives,
         )
+        watermarks = _ints(rows, "watermark_us")
         if seq is not None:
             # Only now: a batch may span more time than the windows, and its first rows still need
             # what its last ones have left behind.
-            self._advance_watermarks(rows)
-        return self._finish(rows, is_label | skip, verdict, out, partition, seq)
+            watermarks = self._advance_watermarks(rows, watermarks)
+        made = self._layout.results(primitives, times)
+        return self._finish(rows, is_label | skip, verdict, made, watermarks, partition, seq)
 
     def _slots_of(self, rows: pa.RecordBatch) -> npt.NDArray[np.int64]:
         encoded = rows.column(self.stage.key_column).dictionary_encode()
         keys = encoded.dictionary.to_pylist()
         known = self._slots
         local = np.array([known.setdefault(key, len(known)) for key in keys], np.int64)
-        if len(known) > len(self._start):
-            size = max(len(known), 2 * len(self._start))
-            self._start = _grown(self._start, size)
-            self._length = _grown(self._length, size)
-            self._capacity = _grown(self._capacity, size)
-            self._base = _grown(self._base, size)
+        if len(known) > len(self._arena.start):
+            self._arena = grown(self._arena, keys=max(len(known), 2 * len(self._arena.start)))
         return local[encoded.indices.to_numpy()]
 
-    def _advance_watermarks(self, rows: pa.RecordBatch) -> None:
-        """Take the stamps of rows that have been folded.
+    def _advance_watermarks(
+        self, rows: pa.RecordBatch, stamps: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        """Take the stamps of rows that have been folded, and give each row the stage's own.
 
-        Rows of one raw partition come in order only within one upstream partition: another may lag
-        behind, so each pair of the two keeps a watermark of its own.
+        A stamp says that its upstream partition sends nothing that is older by more than the
+        lateness. What leaves this stage carries the smallest stamp over the upstream partitions, so
+        the next one may read it in the same way.
         """
+        # The first stage reads each raw partition itself; what it has not heard of may still send
+        # anything.
         from_events = _ints(rows, "origin_log") == LOG_EVENTS
-        upstream = _ints(rows, "position_partition")[from_events].astype(np.int64)
-        raw = _ints(rows, "origin_partition")[from_events].astype(np.int64)
-        stamps = _ints(rows, "watermark_us")[from_events]
-        pairs = upstream << 32 | raw
-        for pair in np.unique(pairs):
-            key = (int(pair) >> 32, int(pair) & 0xFFFFFFFF)
-            newest = int(stamps[pairs == pair].max())
-            self._watermarks[key] = max(newest, self._watermarks.get(key, _SMALLEST_TIME_US))
+        column = "origin_partition" if self._is_first else "position_partition"
+        upstream = _ints(rows, column)
+        own = np.full(rows.num_rows, np.iinfo(np.int64).max)
+        for partition in range(self.plan.partitions):
+            before = self._watermarks.get(partition, _SMALLEST_TIME_US)
+            heard = np.where(from_events & (upstream == partition), stamps, before)
+            highest = np.maximum.accumulate(heard)
+            self._watermarks[partition] = max(before, int(highest[-1]))
+            own = np.minimum(own, np.maximum(highest, before))
+        return np.where(from_events, own, stamps)
 
     def _expire_before_us(self, look_back_us: int) -> int:
-        """Nothing older can matter: no raw partition can still send an event that reaches it."""
-        # The first stage reads each raw partition itself, a later one through all of the stage
-        # before it; one that has not been heard of may still send anything.
-        partitions = self.plan.partitions
-        if len(self._watermarks) < (partitions if self._is_first else partitions**2):
+        """Nothing older can matter: no upstream partition can still send what reaches it."""
+        smallest = min(self._watermarks.values(), default=_SMALLEST_TIME_US)
+        if smallest == _SMALLEST_TIME_US:
             return int(_SMALLEST_TIME_US)
-        return min(self._watermarks.values()) - self.plan.lateness_us - look_back_us
+        return smallest - self.plan.lateness_us - look_back_us
 
     def _judge_duplicates(
         self,
@@ -252,53 +233,48 @@ class Fold:
         compactable = True
         while True:
             self._used, lacking = reserve(
-                wanted,
-                extra,
-                self._start,
-                self._length,
-                self._capacity,
-                self._base,
-                self._time,
-                self._identity,
-                self._present,
-                self._label,
-                self._prefix,
-                self._used,
-                expire_before_us,
+                wanted, extra, self._arena, self._layout.spec, self._used, expire_before_us
             )
             if not lacking:
                 return
-            if compactable and self.entries * 4 < len(self._time):
+            entries = len(self._arena.time)
+            if compactable and self.entries * 4 < entries:
                 # Once: a batch of many new keys can need more than all of the arena.
                 compactable = False
                 self._compact()
                 continue
-            size = max(2 * len(self._time), len(self._time) + lacking)
-            self._time = _grown(self._time, size)
-            self._identity = _grown(self._identity, size)
-            self._present = _grown(self._present, size)
-            self._label = _grown(self._label, size)
-            self._prefix = _grown(self._prefix, size)
+            self._arena = grown(self._arena, entries=max(2 * entries, entries + lacking))
 
     def _compact(self) -> None:
-        """Copy live segments to the front; space that moved segments left behind is regained."""
-        slots = np.flatnonzero(self._length[: self.keys])
-        lengths = self._length[slots]
-        live = _indices(self._start[slots], lengths)
-        for name in ("_time", "_identity", "_present", "_label", "_prefix"):
-            array = getattr(self, name)
-            array[: live.size] = array[live]
-        self._capacity[:] = 0
-        self._capacity[slots] = lengths
-        self._start[slots] = np.cumsum(lengths) - lengths
-        self._used = int(live.size)
+        """Let go of what has expired; space that moved segments left behind is regained."""
+        slots = np.flatnonzero(self._arena.length)
+        slots = slots[np.argsort(self._arena.start[slots])]
+        self._arena.capacity[:] = 0
+        expire_before_us = self._expire_before_us(self.stage.retention_us)
+        self._used = compact(slots, self._arena, self._layout.spec, expire_before_us)
+
+    def _forget_keys(self) -> None:
+        """Give back the slots of keys that have neither events nor ids left."""
+        alive = self._arena.length[: self.keys] > 0
+        alive[[slot for slot, _ in self._seen]] = True
+        if alive.all():
+            return
+        number = np.cumsum(alive) - 1
+        keep = np.flatnonzero(alive)
+        for array in self._arena[:BY_KEY]:
+            array[: keep.size] = array[keep]
+            array[keep.size :] = 0
+        flags = alive.tolist()
+        self._slots = {key: int(number[slot]) for key, slot in self._slots.items() if flags[slot]}
+        self._seen = {(int(number[slot]), i): times for (slot, i), times in self._seen.items()}
 
     def _finish(
         self,
         rows: pa.RecordBatch,
         silent: npt.NDArray[np.bool_],
         verdict: npt.NDArray[np.int8],
-        out: npt.NDArray[np.float64],
+        made: list[npt.NDArray[np.float64]],
+        watermarks: npt.NDArray[np.int64],
         partition: int,
         seq: npt.NDArray[np.int64] | None,
     ) -> pa.RecordBatch:
@@ -306,6 +282,7 @@ class Fold:
         n = rows.num_rows
         columns = {name: rows.column(name) for name in self._schema.names}
         columns["verdict"] = pa.array(verdict, pa.int8())
+        columns["watermark_us"] = pa.array(watermarks, pa.int64())
         if seq is not None:
             columns["position_log"] = pa.array(
                 np.full(n, LOG_STAGES + self.stage.index, np.int8), pa.int8()
@@ -314,8 +291,8 @@ class Fold:
             columns["position_seq"] = pa.array(seq, pa.int64())
             columns[self.stage.seq_column] = columns["position_seq"]
         mask = silent if silent.any() else None
-        for index, window in enumerate(self.stage.windows):
-            columns[window.column] = pa.array(out[:, index], pa.float64(), mask=mask)
+        for window, values in zip(self.stage.windows, made, strict=True):
+            columns[window.column] = pa.array(values, pa.float64(), mask=mask)
         if self._is_first:
             columns.update(self._row_columns(rows, mask))
         if self._is_last:
@@ -351,48 +328,41 @@ class Fold:
 
     def keep_only(self, key: str | None) -> None:
         """Forget every key but one: rows that come sorted by key need no more."""
-        slot = self._slots.get(key) if key is not None else None
-        if slot is None:
-            self._slots, self._seen = {}, {}
-            self._length[:] = 0
-            self._capacity[:] = 0
-            self._base[:] = 0
-            self._used = 0
-            return
-        begin, length = int(self._start[slot]), int(self._length[slot])
-        for name in ("_time", "_identity", "_present", "_label", "_prefix"):
-            array = getattr(self, name)
-            array[:length] = array[begin : begin + length].copy()
-        base = self._base[slot].copy()
-        self._length[:] = 0
-        self._capacity[:] = 0
-        self._base[:] = 0
-        self._start[0], self._length[0], self._capacity[0] = 0, length, length
-        self._base[0] = base
-        self._used = length
+        arena, slot = self._arena, self._slots.get(key) if key is not None else None
+        begin, length = 0, 0
+        if slot is not None:
+            begin, length = int(arena.start[slot]), int(arena.length[slot])
+        for array in arena[BY_KEY:]:
+            # No identities are kept where no label is used.
+            kept = array[begin : begin + length].copy()
+            array[: len(kept)] = kept
+        for array in arena[:BY_KEY]:
+            row = array[slot or 0].copy()
+            array[: self.keys] = 0
+            if slot is not None:
+                array[0] = row
+        arena.start[0], arena.capacity[0], self._used = 0, length, length
         self._seen = {(0, i): t for (s, i), t in self._seen.items() if s == slot}
-        self._slots = {str(key): 0}
+        self._slots = {str(key): 0} if slot is not None else {}
 
     def snapshot(self) -> bytes:
         """The whole state, to be written somewhere durable; `restore` is its inverse."""
         self.forget_ids(self._expire_before_us(self.plan.lateness_us))
         self._compact()
-        keys, used = self.keys, self._used
+        self._forget_keys()
         state: dict[str, Any] = {
             "fingerprint": self.plan.fingerprint,
             "stage": self.stage.name,
             "offset": self.offset,
             "marks": [[*key, seq] for key, seq in sorted(self._marks.items())],
-            "watermarks": [[*key, time_us] for key, time_us in sorted(self._watermarks.items())],
+            "watermarks": sorted(self._watermarks.items()),
             "keys": list(self._slots),
             "seen": [[slot, event_id, times] for (slot, event_id), times in self._seen.items()],
-            "length": self._length[:keys].tobytes(),
-            "base": self._base[:keys].tobytes(),
-            "time": self._time[:used].tobytes(),
-            "identity": self._identity[:used].tobytes(),
-            "present": self._present[:used].tobytes(),
-            "label": self._label[:used].tobytes(),
-            "prefix": self._prefix[:used].tobytes(),
+            "used": self._used,
+            "arena": [
+                array[:size].tobytes()
+                for array, size in zip(self._arena, self._sizes(), strict=True)
+            ],
         }
         body = msgspec.msgpack.encode(state)
         return hashlib.sha256(body).digest() + body
@@ -412,25 +382,20 @@ class Fold:
                 f"the snapshot is of plan {state['fingerprint']}, stage {state['stage']!r}; this "
                 f"process runs plan {self.plan.fingerprint}, stage {self.stage.name!r}"
             )
-        sums = 2 + len(self.stage.values)
         self.offset = state["offset"]
         self._marks = {(log, partition): seq for log, partition, seq in state["marks"]}
-        self._watermarks = {(up, raw): time_us for up, raw, time_us in state["watermarks"]}
+        self._watermarks = dict(state["watermarks"])
         self._slots = {key: slot for slot, key in enumerate(state["keys"])}
         self._seen = {(slot, event_id): times for slot, event_id, times in state["seen"]}
-        length = np.frombuffer(state["length"], np.int64)
-        used = int(length.sum())
-        self._allocate(keys=max(1024, 2 * length.size), entries=max(8192, 2 * used))
-        self._length[: length.size] = length
-        self._capacity[: length.size] = length
-        self._start[: length.size] = np.cumsum(length) - length
-        self._base[: length.size] = np.frombuffer(state["base"], np.int64).reshape(-1, sums)
-        self._time[:used] = np.frombuffer(state["time"], np.int64)
-        self._identity[:used] = np.frombuffer(state["identity"], np.int64)
-        self._present[:used] = np.frombuffer(state["present"], np.int8)
-        self._label[:used] = np.frombuffer(state["label"], np.int8)
-        self._prefix[:used] = np.frombuffer(state["prefix"], np.int64).reshape(-1, sums)
-        self._used = used
+        self._used = state["used"]
+        self._arena = self._layout.arena(max(1024, 2 * self.keys), max(8192, 2 * self._used))
+        for array, size, saved in zip(self._arena, self._sizes(), state["arena"], strict=True):
+            array[:size] = np.frombuffer(saved, array.dtype).reshape(size, *array.shape[1:])
+
+    def _sizes(self) -> list[int]:
+        """How much of each of the arena's arrays is in use."""
+        by_key = [self.keys] * BY_KEY
+        return by_key + [min(self._used, len(array)) for array in self._arena[BY_KEY:]]
 
     def forget_ids(self, before_us: int) -> None:
         """Forget event ids last seen before an event time (µs); none of them can come again."""
@@ -465,14 +430,22 @@ def _identities(rows: pa.RecordBatch) -> npt.NDArray[np.int64]:
     return np.frombuffer(digests, np.int64)
 
 
-def _grown(array: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
-    grown = np.zeros((size, *array.shape[1:]), array.dtype)
-    grown[: len(array)] = array
-    return grown
+def _conditions(
+    rows: pa.RecordBatch, conditions: tuple[tuple[Comparison, ...], ...]
+) -> npt.NDArray[np.uint16]:
+    """The conditions that hold for each row, as flags of the kernel."""
+    flags = np.zeros(rows.num_rows, np.uint16)
+    for index, comparisons in enumerate(conditions):
+        holds = np.ones(rows.num_rows, np.bool_)
+        for comparison in comparisons:
+            column = rows.column(comparison.field)
+            if comparison.operator == "in":
+                found = pc.is_in(column, value_set=pa.array(comparison.operand, column.type))
+            else:
+                found = _COMPARE[comparison.operator](column, comparison.operand)
+            holds &= found.fill_null(False).to_numpy(zero_copy_only=False)
+        flags[holds] |= np.uint16(FIRST_CONDITION << index)
+    return flags
 
 
-def _indices(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Any:
-    """Every index of the segments, one segment after the other."""
-    total = int(lengths.sum())
-    shift = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
-    return shift + np.arange(total, dtype=np.int64)
+_COMPARE = {"lt": pc.less, "le": pc.less_equal, "gt": pc.greater, "ge": pc.greater_equal}

@@ -14,9 +14,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import features.definitions
+from features.aggregations import aggregations
 from features.errors import DefinitionError
 from features.vocabulary import (
+    LARGEST_SUMMED,
     Calendar,
+    Comparison,
+    Condition,
     Event,
     Feature,
     FeatureSet,
@@ -30,6 +34,7 @@ from features.vocabulary import (
     did_you_mean,
     wrong,
 )
+from kernels.windows import MOST_CONDITIONS
 
 DEFAULT_PARTITIONS = 4
 """Partitions of every topic of a chain. More spread the load over more workers, but make
@@ -62,13 +67,17 @@ class LabelPlan:
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """One window of one stage; `value` is a field of the event, or empty for count and rate."""
+    """One window of one stage; `value` is a field of the event, or empty where none is read.
+
+    `where` is the index of its condition in the stage's `conditions`, or -1.
+    """
 
     column: str
     aggregation: str
     value: str
     over_us: int
     delay_us: int
+    where: int = -1
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,8 @@ class StagePlan:
     key_column: str
     topic: str
     windows: tuple[WindowPlan, ...]
-    values: tuple[str, ...]  # the integer fields its windows add up
+    values: tuple[str, ...]  # the integer fields its windows read
+    conditions: tuple[tuple[Comparison, ...], ...]
     uses_label: bool
     retention_us: int  # the farthest any window looks back
 
@@ -276,6 +286,13 @@ def _check_sources(feature: Feature, feature_set: FeatureSet) -> None:
             )
         if isinstance(feature.of, FieldRef):
             _check_field(feature, feature.of, event)
+            _check_range(feature, feature.of)
+        if feature.where is not None and feature.where.source != event.topic:
+            raise wrong(
+                feature.place,
+                f"the condition of {feature.name!r} is on {feature.where.source!r}",
+                f"compare a field of {event.topic!r}",
+            )
         if isinstance(feature.of, LabelRef) and (label is None or feature.of.source != label.topic):
             raise wrong(
                 feature.place,
@@ -291,6 +308,28 @@ def _check_field(feature: Feature, ref: FieldRef, event: Event) -> None:
             f"{ref.name!r} belongs to {ref.source!r}, not to {event.topic!r}",
             "use a field of the set's own event",
         )
+
+
+def _check_range(feature: Window, ref: FieldRef) -> None:
+    """What is added up must not overflow, whatever a producer sends."""
+    kinds = {primitive.kind for primitive in aggregations()[feature.aggregation].primitives}
+    if not kinds & {"value", "square_low"}:
+        return
+    bounds = _bounds(ref.type)
+    if any(bound is None or abs(bound) > LARGEST_SUMMED for bound in bounds):
+        raise wrong(
+            feature.place,
+            f"{feature.name!r} adds up {ref.name!r}, which reaches from {bounds[0]} to {bounds[1]}",
+            f"declare min= and max= of the field within ±{LARGEST_SUMMED}, so that sums fit",
+        )
+
+
+def _bounds(kind: Text | Money | Integer) -> tuple[int | None, int | None]:
+    if isinstance(kind, Text):
+        return None, None
+    # An amount is as large below zero as above, unless it says otherwise.
+    low = -kind.max if isinstance(kind, Money) and kind.min is None else kind.min
+    return low, kind.max
 
 
 def _refuse_cycles(ratios: list[Ratio], feature_set: FeatureSet) -> None:
@@ -321,12 +360,24 @@ def _refuse_cycles(ratios: list[Ratio], feature_set: FeatureSet) -> None:
 
 def _stage(index: int, name: str, key_column: str, feature_set: FeatureSet) -> StagePlan:
     windows: list[WindowPlan] = []
+    conditions: list[Condition] = []
     for feature in feature_set.features:
         if not isinstance(feature, Window) or feature.entity.key != key_column:
             continue
         value = feature.of.name if isinstance(feature.of, FieldRef) else ""
+        if feature.where is not None and feature.where not in conditions:
+            conditions.append(feature.where)
+        where = -1 if feature.where is None else conditions.index(feature.where)
         windows.append(
-            WindowPlan(feature.name, feature.aggregation, value, feature.over_us, feature.delay_us)
+            WindowPlan(
+                feature.name, feature.aggregation, value, feature.over_us, feature.delay_us, where
+            )
+        )
+    if len(conditions) > MOST_CONDITIONS:
+        raise wrong(
+            feature_set.place,
+            f"features by {key_column!r} have {len(conditions)} different conditions",
+            f"use at most {MOST_CONDITIONS}",
         )
     return StagePlan(
         index=index,
@@ -335,7 +386,8 @@ def _stage(index: int, name: str, key_column: str, feature_set: FeatureSet) -> S
         topic=f"penstock.{feature_set.name}.{name}.v{feature_set.version}",
         windows=tuple(windows),
         values=tuple(dict.fromkeys(w.value for w in windows if w.value)),
-        uses_label=any(w.aggregation == "rate" for w in windows),
+        conditions=tuple(condition.comparisons for condition in conditions),
+        uses_label=any(aggregations()[w.aggregation].takes == "label" for w in windows),
         retention_us=max((w.over_us + w.delay_us for w in windows), default=0),
     )
 
@@ -343,9 +395,10 @@ def _stage(index: int, name: str, key_column: str, feature_set: FeatureSet) -> S
 def _field(name: str, kind: Text | Money | Integer) -> FieldPlan:
     if isinstance(kind, Text):
         return FieldPlan(name, "text", max_length=kind.max, token=kind.token)
+    low, high = _bounds(kind)
     if isinstance(kind, Money):
-        return FieldPlan(name, "money", currency=kind.currency, minimum=kind.min, maximum=kind.max)
-    return FieldPlan(name, "integer", minimum=kind.min, maximum=kind.max)
+        return FieldPlan(name, "money", currency=kind.currency, minimum=low, maximum=high)
+    return FieldPlan(name, "integer", minimum=low, maximum=high)
 
 
 def _unit(kind: Text | Money | Integer) -> str:
@@ -375,15 +428,21 @@ def _column(feature: Feature, event: Event) -> Column:
             of=feature.of,
             to=feature.to,
         )
-    unit = {"count": "events", "rate": "share"}.get(feature.aggregation, "")
+    aggregation = aggregations()[feature.aggregation]
+    unit = aggregation.unit
     if not unit and isinstance(feature.of, FieldRef):
         unit = _unit(feature.of.type)
     what = "events" if feature.of is None else feature.of.name
+    only = (
+        " and ".join(c.name for c in feature.where.comparisons) if feature.where is not None else ""
+    )
     return Column(
         feature.name,
         "window",
         unit,
         feature.entity.name,
         f"{feature.aggregation} of {what} of the same {feature.entity.key} "
-        f"over {feature.over_us / 8.64e10:g} d, delayed {feature.delay_us / 8.64e10:g} d",
+        f"over {feature.over_us / 8.64e10:g} d, delayed {feature.delay_us / 8.64e10:g} d"
+        f"{', where ' + only if only else ''}: {aggregation.formula}; "
+        f"{aggregation.empty} where there is none",
     )

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from features import lake
+from features.aggregations import aggregations
 from features.errors import GateError
-from features.plan import Plan, WindowPlan
+from features.plan import FieldPlan, Plan, WindowPlan
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,26 +112,22 @@ def bounds(plan: Plan, column: str) -> tuple[float, float]:
         for window in stage.windows:
             if window.column != column:
                 continue
-            # The event itself lies in a window without delay.
-            fewest = 0.0 if window.delay_us else 1.0
-            if window.aggregation == "count":
-                return fewest, math.inf
-            if window.aggregation == "rate":
-                return 0.0, 1.0
-            field = fields[window.value]
-            low = -math.inf if field.minimum is None else float(field.minimum)
-            high = math.inf if field.maximum is None else float(field.maximum)
-            if window.aggregation == "sum":
-                return (0.0 if low >= 0 else -math.inf), math.inf
-            # An empty window has the mean 0.
-            return (low, high) if fewest else (min(low, 0.0), max(high, 0.0))
+            # The event itself lies in a window without delay, unless a condition keeps it out.
+            fewest = 0 if window.delay_us or window.where >= 0 else 1
+            field = fields.get(window.value)
+            low, high = _bounds(field) if field else (-math.inf, math.inf)
+            meaning = aggregations()[window.aggregation]
+            return meaning.bounds(low, high, fewest, window.over_us)
     if column in fields:
-        field = fields[column]
-        return (
-            -math.inf if field.minimum is None else float(field.minimum),
-            math.inf if field.maximum is None else float(field.maximum),
-        )
+        return _bounds(fields[column])
     return -math.inf, math.inf
+
+
+def _bounds(field: FieldPlan) -> tuple[float, float]:
+    return (
+        -math.inf if field.minimum is None else float(field.minimum),
+        math.inf if field.maximum is None else float(field.maximum),
+    )
 
 
 def _finite(bound: float) -> float:
@@ -142,7 +139,7 @@ def _nested(plan: Plan) -> list[tuple[WindowPlan, WindowPlan]]:
     """Counts of one stage and delay, each with the next longer one."""
     pairs: list[tuple[WindowPlan, WindowPlan]] = []
     for stage in plan.stages:
-        counts = [w for w in stage.windows if w.aggregation == "count"]
+        counts = [w for w in stage.windows if w.aggregation == "count" and w.where < 0]
         for delay_us in dict.fromkeys(w.delay_us for w in counts):
             same = sorted((w for w in counts if w.delay_us == delay_us), key=lambda w: w.over_us)
             pairs.extend(itertools.pairwise(same))

@@ -10,17 +10,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from features.aggregations import aggregations
+from features.aggregations.base import Entry
 from features.plan import Plan, StagePlan, WindowPlan
+from features.vocabulary import Comparison
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One row of a stage's log: an event with its integer values, or a label about one."""
+    """One row of a stage's log: an event with its fields, or a label about one."""
 
     event_id: str
     time_us: int
     key: str
-    values: dict[str, int]
+    values: dict[str, int | str]
     label: bool | None = None  # None on events
     duplicate: bool = False
 
@@ -41,27 +44,35 @@ def is_duplicate(log: Sequence[Fact], at: int, lateness_us: int) -> bool:
     )
 
 
-def window(log: Sequence[Fact], at: int, spec: WindowPlan) -> float:
+def window(log: Sequence[Fact], at: int, spec: WindowPlan, stage: StagePlan) -> float:
     """The value of one window for the event at `log[at]`."""
     now = log[at]
     upto = log[: at + 1]
-    inside = [
-        e
+    entries = [
+        Entry(e.time_us, int(e.values.get(spec.value, 0)), _label_of(e, upto), e is now)
         for e in upto
         if e.label is None
         and not e.duplicate
         and e.key == now.key
         and now.time_us - spec.delay_us - spec.over_us < e.time_us <= now.time_us - spec.delay_us
+        and (spec.where < 0 or all(_holds(c, e) for c in stage.conditions[spec.where]))
     ]
-    if spec.aggregation == "count":
-        return float(len(inside))
-    if spec.aggregation == "rate":
-        hits = sum(_label_of(e, upto) for e in inside)
-        return float(hits) / float(len(inside)) if inside else 0.0
-    total = sum(e.values[spec.value] for e in inside)
-    if spec.aggregation == "sum":
-        return float(total)
-    return float(total) / float(len(inside)) if inside else 0.0
+    entries.sort(key=lambda entry: entry.time_us)
+    meaning = aggregations()[spec.aggregation]
+    return meaning.reference(entries, now.time_us, spec.over_us)
+
+
+def _holds(comparison: Comparison, event: Fact) -> bool:
+    value, operand = event.values[comparison.field], comparison.operand
+    if isinstance(operand, tuple):
+        return value in operand
+    number = int(value)
+    return {
+        "lt": number < operand,
+        "le": number <= operand,
+        "gt": number > operand,
+        "ge": number >= operand,
+    }[comparison.operator]
 
 
 def _label_of(event: Fact, log: Sequence[Fact]) -> bool:
@@ -91,6 +102,6 @@ def stage_columns(plan: Plan, stage: StagePlan, log: Sequence[Fact]) -> list[dic
     return [
         {}
         if fact.label is not None or fact.duplicate
-        else {spec.column: window(log, at, spec) for spec in stage.windows}
+        else {spec.column: window(log, at, spec, stage) for spec in stage.windows}
         for at, fact in enumerate(log)
     ]

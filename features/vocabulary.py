@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from features.aggregations import aggregations
 from features.errors import DefinitionError
 
 CURRENCIES = frozenset({"CHF", "EUR", "GBP", "JPY", "USD"})
@@ -121,6 +122,40 @@ class Integer:
 
 FieldType = Text | Money | Integer
 
+LARGEST_SUMMED = 2**63 // 10**6
+"""A field that is added up stays below it, so that a million events fit a 64-bit sum."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A field compared with a constant: what `where=` counts."""
+
+    field: str
+    operator: str  # lt, le, gt, ge, in
+    operand: int | tuple[str, ...] | tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """The form used in column names: `amount_ge_10000`."""
+        operand = self.operand if isinstance(self.operand, tuple) else (self.operand,)
+        return "_".join([self.field, self.operator, *map(str, operand)])
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Comparisons that must all hold, as written in a feature: `payments.amount >= 10_000`."""
+
+    source: str
+    comparisons: tuple[Comparison, ...]
+
+    def __and__(self, other: Condition) -> Condition:
+        if not isinstance(other, Condition) or other.source != self.source:
+            raise wrong(_caller(), f"& with {other!r}", "combine conditions on one event")
+        return Condition(self.source, self.comparisons + other.comparisons)
+
+    def __bool__(self) -> bool:
+        raise wrong(_caller(), "a condition has no truth of its own", "combine with & instead")
+
 
 @dataclass(frozen=True)
 class FieldRef:
@@ -130,6 +165,42 @@ class FieldRef:
     name: str
     type: FieldType
     place: Place = field(default_factory=_caller, compare=False)
+
+    def __lt__(self, constant: int) -> Condition:
+        return self._compared("lt", constant)
+
+    def __le__(self, constant: int) -> Condition:
+        return self._compared("le", constant)
+
+    def __gt__(self, constant: int) -> Condition:
+        return self._compared("gt", constant)
+
+    def __ge__(self, constant: int) -> Condition:
+        return self._compared("ge", constant)
+
+    def is_in(self, *constants: Any) -> Condition:
+        """A condition that the field is one of some constants."""
+        kind = str if isinstance(self.type, Text) else int
+        if not constants or not all(type(constant) is kind for constant in constants):
+            raise wrong(
+                _caller(),
+                f"{self.name}.is_in({', '.join(map(repr, constants))})",
+                f"give one or more constants of type {kind.__name__}",
+            )
+        return Condition(self.source, (Comparison(self.name, "in", constants),))
+
+    def _compared(self, operator: str, constant: int) -> Condition:
+        if isinstance(self.type, Text):
+            raise wrong(
+                _caller(), f"the text field {self.name!r} has no order", "use is_in(…) instead"
+            )
+        if type(constant) is not int:
+            raise wrong(
+                _caller(),
+                f"{self.name!r} is compared with {constant!r}",
+                "give an integer; money is in minor units",
+            )
+        return Condition(self.source, (Comparison(self.name, operator, constant),))
 
 
 @dataclass(frozen=True)
@@ -253,6 +324,7 @@ class Window:
     entity: Entity
     over_us: int
     delay_us: int
+    where: Condition | None
     place: Place = field(compare=False)
 
     @property
@@ -260,7 +332,13 @@ class Window:
         """The output column's name."""
         what = "" if self.of is None else f"{self.of.name}_"
         after = f"_delay_{duration_name(self.delay_us)}" if self.delay_us else ""
-        return f"{self.entity.name}_{what}{self.aggregation}_{duration_name(self.over_us)}{after}"
+        only = (
+            "".join(f"_where_{c.name}" for c in self.where.comparisons)
+            if self.where is not None
+            else ""
+        )
+        over = duration_name(self.over_us)
+        return f"{self.entity.name}_{what}{self.aggregation}_{over}{after}{only}"
 
 
 @dataclass(frozen=True)
@@ -289,43 +367,72 @@ class Ratio:
 Feature = FieldRef | Window | Calendar | Ratio
 
 
-def _window(
-    aggregation: str,
-    of: FieldRef | LabelRef | None,
-    by: Entity | Event,
-    over: int,
-    delay: int,
-) -> Window:
-    place = _caller()
-    if not isinstance(by, Entity):
-        raise wrong(place, f"by= of {aggregation}() is {by!r}", "give an Entity")
-    if over <= 0:
-        raise wrong(place, f"{aggregation}() has a window of {over} µs", "make over= positive")
-    if delay < 0:
-        raise wrong(place, f"{aggregation}() has a delay of {delay} µs", "make delay= 0 or more")
-    return Window(aggregation, of, by, over, delay, place)
+class Aggregate:
+    """A word of the vocabulary: `mean(payments.amount, by=customer, over=days(7))`.
+
+    Called with the field or label it reads (`count` and its like read none), the entity whose
+    events it looks at, the window's length `over` and its `delay` in µs, and `where`, a condition
+    on fields that an event must meet to be looked at.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._meaning = aggregations()[name]
+        self.__doc__ = self._meaning.__doc__
+
+    def __call__(
+        self,
+        of: Any = None,
+        *,
+        by: Entity,
+        over: int,
+        delay: int = 0,
+        where: Condition | None = None,
+    ) -> Window:
+        """Declare a window.
+
+        Raises:
+            DefinitionError: an argument is of no use, with the line and the mend.
+        """
+        place, name = _caller(), self._meaning.name
+        if not isinstance(by, Entity):
+            raise wrong(place, f"by= of {name}() is {by!r}", "give an Entity")
+        if over <= 0:
+            raise wrong(place, f"{name}() has a window of {over} µs", "make over= positive")
+        if delay < 0:
+            raise wrong(place, f"{name}() has a delay of {delay} µs", "make delay= 0 or more")
+        if where is not None and not isinstance(where, Condition):
+            raise wrong(
+                place, f"where= of {name}() is {where!r}", "compare a field: payments.amount > 100"
+            )
+        self._check_source(of, place)
+        return Window(name, of, by, over, delay, where, place)
+
+    def _check_source(self, of: Any, place: Place) -> None:
+        name = self._meaning.name
+        match self._meaning.takes:
+            case "nothing" if of is not None:
+                raise wrong(place, f"{name}() of {of!r}", f"{name}() takes no field; use where=")
+            case "label" if not isinstance(of, LabelRef):
+                raise wrong(place, f"{name}() of {of!r}", f"{name}() takes a label's field")
+            case "number" if not isinstance(of, FieldRef):
+                raise wrong(place, f"{name}() of {of!r}", "give an event's field")
+            case "number" if isinstance(of.type, Text):
+                raise wrong(place, f"{name}() of the text field {of.name!r}", "give a number")
 
 
-def count(*, by: Entity, over: int, delay: int = 0) -> Window:
-    """How many events of the key lie in the window."""
-    return _window("count", None, by, over, delay)
-
-
-def sum(of: Any, *, by: Entity, over: int, delay: int = 0) -> Window:
-    """The sum of an integer or money field over the window; 0 when it is empty."""
-    return _window("sum", _number(of, "sum"), by, over, delay)
-
-
-def mean(of: Any, *, by: Entity, over: int, delay: int = 0) -> Window:
-    """float64(sum) / float64(count) over the window; 0 when it is empty."""
-    return _window("mean", _number(of, "mean"), by, over, delay)
-
-
-def rate(of: Any, *, by: Entity, over: int, delay: int = 0) -> Window:
-    """The share of the window's events whose label is true; 0 when it is empty."""
-    if not isinstance(of, LabelRef):
-        raise wrong(_caller(), f"rate() of {of!r}", "rate() takes a label's field")
-    return _window("rate", of, by, over, delay)
+count = Aggregate("count")
+sum = Aggregate("sum")
+mean = Aggregate("mean")
+std = Aggregate("std")
+min = Aggregate("min")
+max = Aggregate("max")
+first = Aggregate("first")
+last = Aggregate("last")
+rate = Aggregate("rate")
+label_count = Aggregate("label_count")
+seconds_since_last = Aggregate("seconds_since_last")
+seconds_since_label = Aggregate("seconds_since_label")
+seconds_between = Aggregate("seconds_between")
 
 
 def is_weekend(event: Event) -> Calendar:
@@ -341,15 +448,6 @@ def is_night(event: Event) -> Calendar:
 def ratio(name: str, of: str, to: str) -> Ratio:
     """A column that divides one column of the same set by another, both by name."""
     return Ratio(name, of, to, _caller())
-
-
-def _number(of: Any, aggregation: str) -> FieldRef:
-    place = _caller()
-    if not isinstance(of, FieldRef):
-        raise wrong(place, f"{aggregation}() of {of!r}", "give an event's field")
-    if isinstance(of.type, Text):
-        raise wrong(place, f"{aggregation}() of the text field {of.name!r}", "give a number")
-    return of
 
 
 class FeatureSet:

@@ -1,27 +1,93 @@
 """Exact sliding windows by key, on flat arrays.
 
-Every key owns one segment of an arena, sorted by (event time, arrival). An entry holds the event's
-time, an identity, whether the event itself has arrived, its label, and prefix sums of everything
-that is added up, so a window is two binary searches and a subtraction. Sums are 64-bit integers:
-they do not depend on the order of arrival, and a difference of wrapped prefixes is still exact.
+Every key owns one segment of an arena, sorted by (event time, arrival). A *range* is one (window,
+delay) pair; for each key and range two cursors mark the entries inside it, and sums follow the
+cursors: an event that comes in order moves each cursor forward, so an update costs O(1), amortised.
+An event out of order is put in its place and the cursors go back as far as it is late. Sums are
+64-bit integers (squares 128-bit): they do not depend on the order of arrival.
 
-A label that comes before its event stands in the arena as an entry that has not arrived
-(`present` 0): it counts nowhere until its event comes.
-
-Layout of `prefix` (int64 [capacity, 2 + values]): column 0 counts events, column 1 true labels,
-the rest add up the values. Prefixes are inclusive and run since the key's first event; `base`
-(int64 [keys, 2 + values]) is what expired entries left behind.
+A *primitive* is one number the kernel keeps or reads for a range. Additive ones (`ONE`, `VALUE`,
+`SQUARE_LOW` with `SQUARE_HIGH`) follow the cursors; the others are read from the entries between
+them. Each counts only entries that carry every flag of its mask: that an event has arrived, that
+its label is true, that a condition holds. A label that comes before its event stands in the arena
+without the flag `ARRIVED`: it counts nowhere until its event comes.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
-COUNT, SUM, MEAN, RATE = 0, 1, 2, 3
-AGGREGATIONS = {"count": COUNT, "sum": SUM, "mean": MEAN, "rate": RATE}
+ARRIVED, LABEL, FIRST_CONDITION = 1, 2, 4
+"""Flags of an entry; the bits from `FIRST_CONDITION` on belong to the caller's conditions."""
+
+MOST_CONDITIONS = 14
+
+KINDS = (
+    "one",
+    "value",
+    "square_low",
+    "square_high",
+    "first_value",
+    "last_value",
+    "first_time",
+    "last_time",
+    "previous_time",
+    "smallest",
+    "largest",
+)
+"""What a primitive can be. Those up to `square_high` are additive."""
+
+ONE, VALUE, SQUARE_LOW, SQUARE_HIGH = 0, 1, 2, 3
+FIRST_VALUE, LAST_VALUE, FIRST_TIME, LAST_TIME, PREVIOUS_TIME = 4, 5, 6, 7, 8
+SMALLEST, LARGEST = 9, 10
+
+NONE = np.iinfo(np.int64).min
+"""What a reading gives where no entry qualifies."""
+
+_LOW_HALF = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
+
+
+class Spec(NamedTuple):
+    """What is kept, as arrays.
+
+    `over_us` and `delay_us` are int64 [ranges]. Primitives are sorted by range, additive ones
+    first: those of range r are `first[r]` to `first[r + 1]`, additive up to `additive_end[r]`.
+    `kind`, `column` (of `values`) and `mask` are int64 [primitives].
+    """
+
+    over_us: Any
+    delay_us: Any
+    first: Any
+    additive_end: Any
+    kind: Any
+    column: Any
+    mask: Any
+
+
+class Arena(NamedTuple):
+    """The state of every key.
+
+    By key: `start`, `length`, `capacity` of its segment, `cursor_us` (the event time its cursors
+    stand at), `lower` and `upper` int32 [keys, ranges] (counted from the segment's start), `sums`
+    int64 [keys, primitives]. By entry: `time`, `identity` (empty where no label is used), `flags`
+    uint16, `values` int64 [entries, columns].
+    """
+
+    start: Any
+    length: Any
+    capacity: Any
+    cursor_us: Any
+    lower: Any
+    upper: Any
+    sums: Any
+    time: Any
+    identity: Any
+    flags: Any
+    values: Any
 
 
 @njit(cache=True)
@@ -45,20 +111,76 @@ def _first_after(time: Any, lo: int, hi: int, t: int) -> int:
 
 
 @njit(cache=True)
+def square(x: int) -> tuple[np.uint64, np.uint64]:
+    """(high, low) 64 bits of x²."""
+    magnitude = np.uint64(x) if x >= 0 else np.uint64(0) - np.uint64(x)
+    a = magnitude >> _HALF
+    b = magnitude & _LOW_HALF
+    middle = a * b
+    low = b * b
+    whole = low + (middle << np.uint64(33))
+    carry = np.uint64(1) if whole < low else np.uint64(0)
+    return a * a + (middle >> np.uint64(31)) + carry, whole
+
+
+@njit(cache=True)
+def _count(arena: Arena, spec: Spec, slot: int, r: int, entry: int, sign: int) -> None:
+    """Let an entry enter (sign 1) or leave (sign -1) the sums of a range."""
+    for p in range(spec.first[r], spec.additive_end[r]):
+        if (arena.flags[entry] & spec.mask[p]) != spec.mask[p]:
+            continue
+        kind = spec.kind[p]
+        if kind == ONE:
+            arena.sums[slot, p] += sign
+        elif kind == VALUE:
+            arena.sums[slot, p] += sign * arena.values[entry, spec.column[p]]
+        elif kind == SQUARE_LOW:
+            high, low = square(arena.values[entry, spec.column[p]])
+            old = np.uint64(arena.sums[slot, p])
+            top = np.uint64(arena.sums[slot, p + 1])
+            if sign > 0:
+                new = old + low
+                top += high + (np.uint64(1) if new < old else np.uint64(0))
+            else:
+                new = old - low
+                top -= high + (np.uint64(1) if old < low else np.uint64(0))
+            arena.sums[slot, p] = np.int64(new)
+            arena.sums[slot, p + 1] = np.int64(top)
+
+
+@njit(cache=True)
+def _move(arena: Arena, source: int, target: int) -> None:
+    arena.time[target] = arena.time[source]
+    arena.flags[target] = arena.flags[source]
+    if arena.identity.shape[0]:
+        arena.identity[target] = arena.identity[source]
+    for v in range(arena.values.shape[1]):
+        arena.values[target, v] = arena.values[source, v]
+
+
+@njit(cache=True)
+def _drop_expired(arena: Arena, spec: Spec, slot: int, before_us: int) -> int:
+    """Take what is older out of the sums and cursors of a key; returns how many entries go.
+
+    The entries stay where they are: the caller moves those that are kept.
+    """
+    begin = arena.start[slot]
+    dropped = 0
+    while dropped < arena.length[slot] and arena.time[begin + dropped] < before_us:
+        dropped += 1
+    if dropped:
+        for r in range(spec.over_us.shape[0]):
+            lower, upper = arena.lower[slot, r], arena.upper[slot, r]
+            for j in range(lower, min(upper, dropped)):
+                _count(arena, spec, slot, r, begin + j, -1)
+            arena.lower[slot, r] = max(lower - dropped, 0)
+            arena.upper[slot, r] = max(upper - dropped, 0)
+    return dropped
+
+
+@njit(cache=True)
 def reserve(
-    slots: Any,
-    extra: Any,
-    start: Any,
-    length: Any,
-    capacity: Any,
-    base: Any,
-    time: Any,
-    identity: Any,
-    present: Any,
-    label: Any,
-    prefix: Any,
-    used: int,
-    expire_before_us: int,
+    slots: Any, extra: Any, arena: Arena, spec: Spec, used: int, expire_before_us: int
 ) -> tuple[int, int]:
     """Make room for `extra[i]` entries in the segment of `slots[i]`.
 
@@ -71,48 +193,168 @@ def reserve(
     """
     for i in range(slots.shape[0]):
         slot = slots[i]
-        need = length[slot] + extra[i]
-        if need <= capacity[slot]:
+        if arena.length[slot] + extra[i] <= arena.capacity[slot]:
             continue
-        begin = start[slot]
-        dropped = 0
-        while dropped < length[slot] and time[begin + dropped] < expire_before_us:
-            dropped += 1
-        if dropped:
-            base[slot, :] = prefix[begin + dropped - 1, :]
-        kept = length[slot] - dropped
+        begin = arena.start[slot]
+        dropped = _drop_expired(arena, spec, slot, expire_before_us)
+        kept = arena.length[slot] - dropped
         target = begin
-        if kept + extra[i] > capacity[slot]:
+        lacking = 0
+        if kept + extra[i] > arena.capacity[slot]:
             size = max(4, 2 * (kept + extra[i]))
-            if used + size > time.shape[0]:
-                size_lacking = used + size - time.shape[0]
-                if dropped:
-                    for j in range(kept):
-                        _move(
-                            time, identity, present, label, prefix, begin + dropped + j, begin + j
-                        )
-                    length[slot] = kept
-                return used, size_lacking
-            target = used
-            used += size
-            capacity[slot] = size
+            if used + size > arena.time.shape[0]:
+                lacking = used + size - arena.time.shape[0]
+            else:
+                target = used
+                used += size
+                arena.capacity[slot] = size
         for j in range(kept):
-            _move(time, identity, present, label, prefix, begin + dropped + j, target + j)
-        start[slot] = target
-        length[slot] = kept
+            _move(arena, begin + dropped + j, target + j)
+        arena.start[slot] = target
+        arena.length[slot] = kept
+        if lacking:
+            return used, lacking
     return used, 0
 
 
 @njit(cache=True)
-def _move(
-    time: Any, identity: Any, present: Any, label: Any, prefix: Any, source: int, target: int
+def compact(slots: Any, arena: Arena, spec: Spec, expire_before_us: int) -> int:
+    """Drop what has expired of every key and move the segments to the front, without gaps.
+
+    Args:
+        slots: int64, every key that has entries, sorted by `start`.
+
+    Returns:
+        Entries of the arena in use.
+    """
+    used = 0
+    for i in range(slots.shape[0]):
+        slot = slots[i]
+        begin = arena.start[slot]
+        dropped = _drop_expired(arena, spec, slot, expire_before_us)
+        kept = arena.length[slot] - dropped
+        for j in range(kept):
+            _move(arena, begin + dropped + j, used + j)
+        arena.start[slot] = used
+        arena.length[slot] = kept
+        arena.capacity[slot] = kept
+        used += kept
+    return used
+
+
+@njit(cache=True)
+def _insert(
+    arena: Arena, spec: Spec, slot: int, at: int, t: int, identity: int, flags: int
 ) -> None:
-    time[target] = time[source]
-    identity[target] = identity[source]
-    present[target] = present[source]
-    label[target] = label[source]
-    for v in range(prefix.shape[1]):
-        prefix[target, v] = prefix[source, v]
+    """Put an entry (without its values) at an index of the arena; it enters no sum yet."""
+    for j in range(arena.start[slot] + arena.length[slot], at, -1):
+        _move(arena, j - 1, j)
+    arena.time[at] = t
+    arena.flags[at] = flags
+    if arena.identity.shape[0]:
+        arena.identity[at] = identity
+    arena.length[slot] += 1
+    for r in range(spec.over_us.shape[0]):
+        until = arena.cursor_us[slot] - spec.delay_us[r]
+        if t <= until:
+            arena.upper[slot, r] += 1
+            if t <= until - spec.over_us[r]:
+                arena.lower[slot, r] += 1
+
+
+@njit(cache=True)
+def _remove(arena: Arena, spec: Spec, slot: int, at: int) -> None:
+    """Take out an entry that is in no sum."""
+    begin = arena.start[slot]
+    for j in range(at, begin + arena.length[slot] - 1):
+        _move(arena, j + 1, j)
+    arena.length[slot] -= 1
+    for r in range(spec.over_us.shape[0]):
+        if at - begin < arena.lower[slot, r]:
+            arena.lower[slot, r] -= 1
+        if at - begin < arena.upper[slot, r]:
+            arena.upper[slot, r] -= 1
+
+
+@njit(cache=True)
+def _count_inside(arena: Arena, spec: Spec, slot: int, entry: int, sign: int) -> None:
+    """Let an entry enter or leave every range it lies in."""
+    at = entry - arena.start[slot]
+    for r in range(spec.over_us.shape[0]):
+        if arena.lower[slot, r] <= at < arena.upper[slot, r]:
+            _count(arena, spec, slot, r, entry, sign)
+
+
+@njit(cache=True)
+def _take_label(
+    arena: Arena, spec: Spec, slot: int, at: int, t: int, identity: int, label: int
+) -> None:
+    """A label changes its event, or waits for it."""
+    entry = at - 1
+    found = False
+    while entry >= arena.start[slot] and arena.time[entry] == t:
+        if arena.identity[entry] == identity:
+            found = True
+            if bool(arena.flags[entry] & LABEL) != bool(label):
+                _count_inside(arena, spec, slot, entry, -1)
+                arena.flags[entry] ^= LABEL
+                _count_inside(arena, spec, slot, entry, 1)
+        entry -= 1
+    # An event without a label counts as false: only a true one has something to say later.
+    if not found and label:
+        _insert(arena, spec, slot, at, t, identity, LABEL)
+
+
+@njit(cache=True)
+def _advance(arena: Arena, spec: Spec, slot: int, t: int) -> None:
+    """Move the cursors of a key to an event time, forward or back."""
+    begin, length = arena.start[slot], arena.length[slot]
+    forward = t >= arena.cursor_us[slot]
+    for r in range(spec.over_us.shape[0]):
+        until = t - spec.delay_us[r]
+        after = until - spec.over_us[r]
+        lower, upper = arena.lower[slot, r], arena.upper[slot, r]
+        # The window is never narrowed before it is widened, so that nothing leaves it twice.
+        if forward:
+            while upper < length and arena.time[begin + upper] <= until:
+                _count(arena, spec, slot, r, begin + upper, 1)
+                upper += 1
+            while lower < upper and arena.time[begin + lower] <= after:
+                _count(arena, spec, slot, r, begin + lower, -1)
+                lower += 1
+        else:
+            while lower > 0 and arena.time[begin + lower - 1] > after:
+                lower -= 1
+                _count(arena, spec, slot, r, begin + lower, 1)
+            while upper > lower and arena.time[begin + upper - 1] > until:
+                upper -= 1
+                _count(arena, spec, slot, r, begin + upper, -1)
+        arena.lower[slot, r] = lower
+        arena.upper[slot, r] = upper
+    arena.cursor_us[slot] = t
+
+
+@njit(cache=True)
+def _read(arena: Arena, spec: Spec, p: int, lower: int, upper: int, own: int) -> int:
+    """A primitive that is no sum, of the entries in [lower, upper); `own` is the event's entry."""
+    kind, mask, column = spec.kind[p], spec.mask[p], spec.column[p]
+    if kind in (FIRST_VALUE, FIRST_TIME):
+        for j in range(lower, upper):
+            if (arena.flags[j] & mask) == mask:
+                return arena.time[j] if kind == FIRST_TIME else arena.values[j, column]
+        return NONE
+    if kind in (LAST_VALUE, LAST_TIME, PREVIOUS_TIME):
+        for j in range(upper - 1, lower - 1, -1):
+            if (arena.flags[j] & mask) == mask and (kind != PREVIOUS_TIME or j != own):
+                return arena.values[j, column] if kind == LAST_VALUE else arena.time[j]
+        return NONE
+    found = NONE
+    for j in range(lower, upper):
+        if (arena.flags[j] & mask) == mask:
+            value = arena.values[j, column]
+            if found == NONE or (value < found if kind == SMALLEST else value > found):
+                found = value
+    return found
 
 
 @njit(cache=True)
@@ -124,100 +366,56 @@ def fold_rows(
     identities: Any,
     values: Any,
     labels: Any,
-    start: Any,
-    length: Any,
-    base: Any,
-    time: Any,
-    identity: Any,
-    present: Any,
-    label: Any,
-    prefix: Any,
-    aggregation: Any,
-    value_index: Any,
-    over_us: Any,
-    delay_us: Any,
+    conditions: Any,
+    arena: Arena,
+    spec: Spec,
     out: Any,
 ) -> None:
-    """Fold rows in their order and write each event's windows.
+    """Fold rows in their order and write every primitive of each event.
 
     Args:
         is_label: bool [n]; a label row changes state and has no output.
         skip: bool [n]; rows that neither change state nor have an output (duplicates).
         slots: int64 [n], the key of each row.
         times: int64 [n], event times in µs.
-        identities: int64 [n], a hash of the event id.
-        values: int64 [n, values].
+        identities: int64 [n], a hash of the event id; read only where the arena keeps identities.
+        values: int64 [n, columns].
         labels: int8 [n], 0 or 1 on label rows.
-        start, length, base, time, identity, present, label, prefix: the arena (module docstring).
-        aggregation, value_index, over_us, delay_us: int64 [windows].
-        out: float64 [n, windows], written for events that are not skipped.
+        conditions: uint16 [n], the conditions that hold, as flags.
+        arena, spec: the state, with room for the rows (`reserve`), and what is kept.
+        out: int64 [n, primitives], written for events that are not skipped.
     """
-    sums = prefix.shape[1]
+    labelled = arena.identity.shape[0] > 0
     for i in range(slots.shape[0]):
         if skip[i]:
             continue
-        slot = slots[i]
-        t = times[i]
-        lo = start[slot]
-        hi = lo + length[slot]
-        at = _first_after(time, lo, hi, t)
-        # The entry of this very event, if its label or the event came before.
-        entry = at - 1
-        while entry >= lo and time[entry] == t and identity[entry] != identities[i]:
-            entry -= 1
-        known = entry >= lo and time[entry] == t
+        slot, t = slots[i], times[i]
+        begin = arena.start[slot]
+        if arena.length[slot] == 0:
+            arena.cursor_us[slot] = t
+        at = _first_after(arena.time, begin, begin + arena.length[slot], t)
         if is_label[i]:
-            if known:
-                change = np.int64(labels[i]) - np.int64(label[entry])
-                label[entry] = labels[i]
-                if present[entry] and change != 0:
-                    for j in range(entry, hi):
-                        prefix[j, 1] += change
-                continue
-            arrived = np.int8(0)
-        else:
-            arrived = np.int8(1)
-        if known and not is_label[i] and not present[entry]:
-            present[entry] = 1
-            for j in range(entry, hi):
-                prefix[j, 0] += 1
-                prefix[j, 1] += label[entry]
-                for v in range(values.shape[1]):
-                    prefix[j, 2 + v] += values[i, v]
-        else:
-            for j in range(hi, at, -1):
-                _move(time, identity, present, label, prefix, j - 1, j)
-            time[at] = t
-            identity[at] = identities[i]
-            present[at] = arrived
-            label[at] = labels[i] if is_label[i] else 0
-            hi += 1
-            length[slot] += 1
-            for v in range(sums):
-                prefix[at, v] = prefix[at - 1, v] if at > lo else base[slot, v]
-            if arrived:
-                for j in range(at, hi):
-                    prefix[j, 0] += 1
-                    for v in range(values.shape[1]):
-                        prefix[j, 2 + v] += values[i, v]
-        if is_label[i]:
+            _take_label(arena, spec, slot, at, t, identities[i], labels[i])
             continue
-        for w in range(aggregation.shape[0]):
-            upper = _first_after(time, lo, hi, t - delay_us[w])
-            lower = _first_after(time, lo, upper, t - delay_us[w] - over_us[w])
-            if upper == lower:
-                out[i, w] = 0.0
-                continue
-            column = 0
-            if aggregation[w] == RATE:
-                column = 1
-            elif aggregation[w] != COUNT:
-                column = 2 + value_index[w]
-            before = prefix[lower - 1, column] if lower > lo else base[slot, column]
-            total = np.float64(prefix[upper - 1, column] - before)
-            if aggregation[w] == COUNT or aggregation[w] == SUM:
-                out[i, w] = total
-                continue
-            count_before = prefix[lower - 1, 0] if lower > lo else base[slot, 0]
-            events = np.float64(prefix[upper - 1, 0] - count_before)
-            out[i, w] = total / events if events > 0 else 0.0
+        flags = conditions[i] | ARRIVED
+        if labelled:
+            entry = at - 1
+            while entry >= begin and arena.time[entry] == t:
+                if arena.identity[entry] == identities[i]:
+                    flags |= arena.flags[entry] & LABEL
+                    if not arena.flags[entry] & ARRIVED:
+                        _remove(arena, spec, slot, entry)
+                        at -= 1
+                entry -= 1
+        _insert(arena, spec, slot, at, t, identities[i], flags)
+        for v in range(values.shape[1]):
+            arena.values[at, v] = values[i, v]
+        _count_inside(arena, spec, slot, at, 1)
+        _advance(arena, spec, slot, t)
+        for r in range(spec.over_us.shape[0]):
+            for p in range(spec.first[r], spec.additive_end[r]):
+                out[i, p] = arena.sums[slot, p]
+            lower = begin + arena.lower[slot, r]
+            upper = begin + arena.upper[slot, r]
+            for p in range(spec.additive_end[r], spec.first[r + 1]):
+                out[i, p] = _read(arena, spec, p, lower, upper, at)

@@ -75,7 +75,6 @@ class StageHost:
         self._waiting: dict[int, list[pa.RecordBatch]] = {}
         self._waiting_rows = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._row_bytes = 18 + 8 * (2 + len(self._stage.values))
 
     async def handle(
         self, partition: int, offset: int, payload: bytes, acknowledge: Callable[[], Any]
@@ -203,6 +202,6 @@ class StageHost:
     def _show(self, partition: str, held: _Partition) -> None:
         name = self._stage.name
         metrics.STAGE_KEYS.labels(name, partition).set(held.fold.keys)
-        metrics.STAGE_STATE_BYTES.labels(name, partition).set(held.fold.entries * self._row_bytes)
+        metrics.STAGE_STATE_BYTES.labels(name, partition).set(held.fold.state_bytes)
         age_s = time.monotonic() - held.saved_at
         metrics.STAGE_SNAPSHOT_AGE_SECONDS.labels(name, partition).set(age_s)

@@ -85,8 +85,8 @@ def summarise(compiled: Plan) -> dict[str, Any]:
                 "topic": stage.topic,
                 "columns": list(stage.columns),
                 "retention_days": stage.retention_us / 8.64e10,
-                # time, identity, two flags and the prefix sums of kernels/windows.py
-                "bytes_per_event": 8 + 8 + 2 + 8 * (2 + len(stage.values)),
+                # time, flags, identity where labels look for it, values (kernels/windows.py)
+                "bytes_per_event": 8 + 2 + 8 * stage.uses_label + 8 * len(stage.values),
             }
             for stage in compiled.stages
         ],

@@ -1,5 +1,6 @@
 """The fold against the plain reference, and what it promises about repeats and snapshots."""
 
+import builtins
 import dataclasses
 
 import pyarrow as pa
@@ -20,10 +21,19 @@ from features.vocabulary import (
     Money,
     Text,
     count,
+    first,
     hours,
+    label_count,
+    last,
+    max,
     mean,
+    min,
     minutes,
     rate,
+    seconds_between,
+    seconds_since_label,
+    seconds_since_last,
+    std,
     sum,
 )
 from features.wire import DUPLICATE
@@ -46,7 +56,25 @@ PLAN = compile_plan(
         label=refunds,
         features=[
             count(by=person, over=minutes(10)),
+            count(by=person, over=minutes(10), where=sales.price > 0),
             mean(sales.price, by=person, over=hours(1)),
+            *(
+                word(sales.price, by=person, over=minutes(50), delay=delay, where=where)
+                for word in (sum, mean, std, min, max, first, last)
+                for delay in (0, minutes(7))
+                for where in (None, (sales.price <= 10**11) & sales.shop_id.is_in("x"))
+            ),
+            *(
+                word(by=person, over=over)
+                for word in (seconds_since_last, seconds_between)
+                for over in (minutes(3), hours(1))
+            ),
+            *(
+                word(refunds.refunded, by=shop, over=minutes(90), delay=delay, where=where)
+                for word in (label_count, seconds_since_label, rate)
+                for delay in (0, minutes(20))
+                for where in (None, sales.price >= 0)
+            ),
             sum(sales.price, by=person, over=hours(3), delay=minutes(5)),
             count(by=shop, over=hours(1), delay=minutes(30)),
             rate(refunds.refunded, by=shop, over=minutes(40)),
@@ -101,7 +129,7 @@ def rows_of(log: list[dict]) -> tuple[list[dict], list[Fact], list[Fact]]:
             shops.append(dataclasses.replace(shop_fact, label=entry["label"]))
         else:
             row |= {"person_id": about["person"], "price": about["price"]}
-            values = {"price": about["price"]}
+            values = {"price": about["price"], "shop_id": about["shop"]}
             persons.append(dataclasses.replace(fact, values=values))
             duplicate = reference.is_duplicate(persons, len(persons) - 1, PLAN.lateness_us)
             persons[-1] = dataclasses.replace(persons[-1], duplicate=duplicate)
@@ -113,7 +141,7 @@ def rows_of(log: list[dict]) -> tuple[list[dict], list[Fact], list[Fact]]:
 
 def fold_all(rows: list[dict], sizes: list[int]) -> list[dict]:
     """Both stages over one partition each; envelopes of the given sizes, in turn."""
-    first, second = Fold(PLAN, 0), Fold(PLAN, 1)
+    persons, shops = Fold(PLAN, 0), Fold(PLAN, 1)
     out: list[dict] = []
     at = offset = 0
     while at < len(rows):
@@ -121,11 +149,11 @@ def fold_all(rows: list[dict], sizes: list[int]) -> list[dict]:
         envelope = batch(PLAN, rows[at : at + size])
         # Labels go straight into the second log; events pass the first.
         is_label = pa.compute.equal(envelope.column("kind"), 1)
-        middle = first.fold(envelope.filter(pa.compute.invert(is_label)), 0, offset)
+        middle = persons.fold(envelope.filter(pa.compute.invert(is_label)), 0, offset)
         both = envelope.to_pylist()
         passed = iter(middle.to_pylist())
         merged = [row if row["kind"] == 1 else next(passed) for row in both]
-        out.extend(second.fold(batch(PLAN, merged), 0, offset).to_pylist())
+        out.extend(shops.fold(batch(PLAN, merged), 0, offset).to_pylist())
         at += size
         offset += 1
     return out
@@ -150,7 +178,7 @@ def test_fold_equals_reference(log: list[dict], sizes: list[int]) -> None:
 @given(logs, st.integers(0, 60))
 def test_restored_snapshot_continues_where_it_was_taken(log: list[dict], cut: int) -> None:
     rows, _, _ = rows_of(log)
-    cut = min(cut, len(rows))
+    cut = builtins.min(cut, len(rows))
     whole, before = Fold(PLAN, 1), Fold(PLAN, 1)
     expected = [whole.fold(batch(PLAN, [row]), 0, i).to_pylist() for i, row in enumerate(rows)]
     for i, row in enumerate(rows[:cut]):
@@ -197,7 +225,7 @@ def test_many_events_grow_and_expire_without_changing_values() -> None:
             # Odd or even minutes of the last hour: i, i − 2, …, i − 58.
             assert out.column("person_price_mean_1h").to_pylist() == [i - 29.0]
         retained.append(fold.entries)
-    assert max(retained) < 1200
+    assert builtins.max(retained) < 1200
 
 
 def test_damaged_or_foreign_snapshot_is_refused() -> None:

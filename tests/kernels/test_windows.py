@@ -1,137 +1,217 @@
 """The window kernel against brute force, on keys that are interleaved, out of order and growing."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from kernels.windows import AGGREGATIONS, COUNT, MEAN, RATE, SUM, fold_rows, reserve
+from kernels.windows import (
+    ARRIVED,
+    FIRST_CONDITION,
+    KINDS,
+    LABEL,
+    NONE,
+    SQUARE_HIGH,
+    Arena,
+    Spec,
+    compact,
+    fold_rows,
+    reserve,
+    square,
+)
+
+KEYS = 3
+RANGES = [(5, 0), (9, 2), (30, 0), (12, 3), (1, 0)]
+MASKS = (ARRIVED, ARRIVED | LABEL, ARRIVED | FIRST_CONDITION)
+PRIMITIVES = [(kind, column, mask) for mask in MASKS for kind in range(4) for column in (0, 1)] + [
+    (kind, 1, mask) for mask in MASKS for kind in range(4, len(KINDS))
+]
+# The halves of a square stand side by side.
+ADDITIVE = sorted((p for p in PRIMITIVES if p[0] <= SQUARE_HIGH), key=lambda p: (p[2], p[1], p[0]))
+ORDERED = [*ADDITIVE, *(p for p in PRIMITIVES if p[0] > SQUARE_HIGH)]
+SPEC = Spec(
+    over_us=np.array([over for over, _ in RANGES]),
+    delay_us=np.array([delay for _, delay in RANGES]),
+    first=np.arange(len(RANGES) + 1) * len(ORDERED),
+    additive_end=np.arange(len(RANGES)) * len(ORDERED) + len(ADDITIVE),
+    kind=np.tile([p[0] for p in ORDERED], len(RANGES)),
+    column=np.tile([p[1] for p in ORDERED], len(RANGES)),
+    mask=np.tile([p[2] for p in ORDERED], len(RANGES)),
+)
 
 
-class Arena:
-    """The kernel's arrays, as small as they can be, so that every segment has to move."""
+class Store:
+    """The kernel's state, as small as it can be, so that every segment has to move."""
 
-    def __init__(self, keys: int, values: int, entries: int = 1) -> None:
-        self.start = np.zeros(keys, np.int64)
-        self.length = np.zeros(keys, np.int64)
-        self.capacity = np.zeros(keys, np.int64)
-        self.base = np.zeros((keys, 2 + values), np.int64)
-        self.time = np.zeros(entries, np.int64)
-        self.identity = np.zeros(entries, np.int64)
-        self.present = np.zeros(entries, np.int8)
-        self.label = np.zeros(entries, np.int8)
-        self.prefix = np.zeros((entries, 2 + values), np.int64)
+    def __init__(self) -> None:
         self.used = 0
-
-    def segments(self) -> tuple[np.ndarray, ...]:
-        return self.time, self.identity, self.present, self.label, self.prefix
+        count, ranges = len(SPEC.kind), len(RANGES)
+        self.arena = Arena(
+            *(np.zeros(KEYS, np.int64) for _ in range(4)),
+            np.zeros((KEYS, ranges), np.int32),
+            np.zeros((KEYS, ranges), np.int32),
+            np.zeros((KEYS, count), np.int64),
+            np.zeros(1, np.int64),
+            np.zeros(1, np.int64),
+            np.zeros(1, np.uint16),
+            np.zeros((1, 2), np.int64),
+        )
 
     def reserve(self, slots: list[int], extra: list[int], expire_before_us: int) -> int:
         """Returns how often the arena had to grow."""
         grown = 0
+        wanted = np.array(slots), np.array(extra)
         while True:
-            self.used, lacking = reserve(
-                np.array(slots, np.int64),
-                np.array(extra, np.int64),
-                self.start,
-                self.length,
-                self.capacity,
-                self.base,
-                *self.segments(),
-                self.used,
-                expire_before_us,
-            )
+            self.used, lacking = reserve(*wanted, self.arena, SPEC, self.used, expire_before_us)
             if not lacking:
                 return grown
             grown += 1
-            for name in ("time", "identity", "present", "label", "prefix"):
-                array = getattr(self, name)
-                more = np.zeros((len(array) + lacking, *array.shape[1:]), array.dtype)
-                more[: len(array)] = array
-                setattr(self, name, more)
+            more = [
+                np.concatenate([array, np.zeros((lacking, *array.shape[1:]), array.dtype)])
+                for array in self.arena[7:]
+            ]
+            self.arena = Arena(*self.arena[:7], *more)
 
+    def compact(self, expire_before_us: int) -> None:
+        slots = np.flatnonzero(self.arena.length)
+        slots = slots[np.argsort(self.arena.start[slots])]
+        self.arena.capacity[:] = 0
+        self.used = compact(slots, self.arena, SPEC, expire_before_us)
 
-WINDOWS = [(COUNT, -1, 5, 0), (SUM, 0, 9, 2), (MEAN, 1, 30, 0), (RATE, -1, 12, 3), (SUM, 1, 1, 0)]
-
-
-def brute_force(rows: list[tuple], i: int, spec: tuple[int, int, int, int]) -> float:
-    kind, value, over, delay = spec
-    _, slot, t, *_ = rows[i]
-    inside, hits = [], 0
-    for label, s, time, identity, values, _ in rows[: i + 1]:
-        if label or s != slot or not t - delay - over < time <= t - delay:
-            continue
-        inside.append(values)
-        verdicts = [r[5] for r in rows[: i + 1] if r[0] and r[1:4] == (s, time, identity)]
-        hits += verdicts[-1] if verdicts else 0
-    if kind == COUNT:
-        return float(len(inside))
-    if kind == RATE:
-        return hits / len(inside) if inside else 0.0
-    total = sum(v[value] for v in inside)
-    return float(total) if kind == SUM else (float(total) / len(inside) if inside else 0.0)
-
-
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("batch_rows", [1, 7, 400])
-def test_windows_equal_brute_force(seed: int, batch_rows: int) -> None:
-    rng = np.random.default_rng(seed)
-    rows: list[tuple] = []
-    for identity in range(400):
-        events = [r for r in rows if not r[0]]
-        if events and rng.random() < 0.2:
-            about = events[rng.integers(len(events))]
-            rows.append((True, *about[1:4], (0, 0), int(rng.random() < 0.6)))
-        elif rng.random() < 0.05:
-            # A label that comes before its event, which follows with the same identity.
-            key = (int(rng.integers(3)), identity // 4, identity)
-            rows.append((True, *key, (0, 0), 1))
-            rows.append((False, *key, (int(rng.integers(-99, 99)), 7), 0))
-        else:
-            t = identity // 4 - int(rng.integers(0, 9))
-            values = (int(rng.integers(-99, 99)), int(rng.integers(10**15)))
-            rows.append((False, int(rng.integers(3)), t, identity, values, 0))
-    arena = Arena(3, 2)
-    specs = [np.array(column, np.int64) for column in zip(*WINDOWS, strict=True)]
-    out = np.full((len(rows), len(WINDOWS)), np.nan)
-    for at in range(0, len(rows), batch_rows):
-        part = rows[at : at + batch_rows]
-        slots = np.array([r[1] for r in part], np.int64)
-        wanted, extra = np.unique(slots, return_counts=True)
-        # Times fall back by at most 8 and windows reach back 30, so older entries may go.
-        newest = max(r[2] for r in rows[: at + 1])
-        arena.reserve(wanted.tolist(), extra.tolist(), newest - 60)
+    def fold(self, part: list[tuple[Any, ...]]) -> np.ndarray:
+        out = np.full((len(part), len(SPEC.kind)), -77)
         fold_rows(
             np.array([r[0] for r in part]),
             np.zeros(len(part), np.bool_),
-            slots,
-            np.array([r[2] for r in part], np.int64),
-            np.array([r[3] for r in part], np.int64),
-            np.array([r[4] for r in part], np.int64),
+            np.array([r[1] for r in part]),
+            np.array([r[2] for r in part]),
+            np.array([r[3] for r in part]),
+            np.array([r[4] for r in part]),
             np.array([r[5] for r in part], np.int8),
-            arena.start,
-            arena.length,
-            arena.base,
-            *arena.segments(),
-            *specs,
-            out[at : at + len(part)],
+            np.array([r[6] for r in part], np.uint16),
+            self.arena,
+            SPEC,
+            out,
         )
-    for i, row in enumerate(rows):
-        expected = [np.nan if row[0] else brute_force(rows, i, spec) for spec in WINDOWS]
-        np.testing.assert_array_equal(out[i], expected)
+        return out
+
+
+def primitive(kind: str, entries: list[tuple[int, int, bool]]) -> int:
+    """Entries are (time, value, is current), in order of (time, arrival)."""
+    values = [value for _, value, _ in entries]
+    squares = sum(value * value for value in values)
+    earlier = [time for time, _, current in entries if not current]
+    found = {
+        "one": len(entries),
+        "value": sum(values),
+        "square_low": squares & (2**64 - 1),
+        "square_high": squares >> 64,
+        "previous_time": max(earlier, default=NONE),
+    }
+    if kind in found:
+        low_half = found[kind] & (2**64 - 1)
+        return low_half - 2**64 if low_half >= 2**63 else low_half
+    if not entries:
+        return NONE
+    return {
+        "first_value": values[0],
+        "last_value": values[-1],
+        "first_time": entries[0][0],
+        "last_time": entries[-1][0],
+        "smallest": min(values),
+        "largest": max(values),
+    }[kind]
+
+
+def brute_force(rows: list[tuple[Any, ...]], i: int) -> list[int]:
+    _, slot, t, *_ = rows[i]
+    entries = []
+    for at, (is_label, s, time, identity, values, _, condition) in enumerate(rows[: i + 1]):
+        if is_label or s != slot:
+            continue
+        verdicts = [r[5] for r in rows[: i + 1] if r[0] and r[1:4] == (s, time, identity)]
+        flags = ARRIVED | condition | (LABEL if verdicts and verdicts[-1] else 0)
+        entries.append((time, at, values, flags))
+    entries.sort(key=lambda entry: entry[:2])
+    return [
+        primitive(
+            KINDS[kind],
+            [
+                (time, values[column], at == i)
+                for time, at, values, flags in entries
+                if t - delay - over < time <= t - delay and flags & mask == mask
+            ],
+        )
+        for over, delay in RANGES
+        for kind, column, mask in ORDERED
+    ]
+
+
+def random_rows(seed: int, count: int) -> list[tuple[Any, ...]]:
+    """(is label, key, time, identity, values, label, conditions), a label sometimes first."""
+    rng = np.random.default_rng(seed)
+    rows: list[tuple[Any, ...]] = []
+    for identity in range(count):
+        events = [r for r in rows if not r[0]]
+        if events and rng.random() < 0.2:
+            about = events[rng.integers(len(events))]
+            rows.append((True, *about[1:4], (0, 0), int(rng.random() < 0.6), 0))
+        elif rng.random() < 0.05:
+            key = (int(rng.integers(KEYS)), identity // 4, identity)
+            for verdict in rng.integers(0, 2, rng.integers(1, 3)).tolist():
+                rows.append((True, *key, (0, 0), verdict, 0))
+            rows.append((False, *key, (int(rng.integers(-99, 99)), 7), 0, FIRST_CONDITION))
+        else:
+            t = identity // 4 - int(rng.integers(0, 9))
+            values = (int(rng.integers(-99, 99)), int(rng.integers(-(10**12), 10**12)))
+            condition = int(rng.integers(2)) * FIRST_CONDITION
+            rows.append((False, int(rng.integers(KEYS)), t, identity, values, 0, condition))
+    return rows
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("batch_rows", [1, 7, 300])
+def test_primitives_equal_brute_force(seed: int, batch_rows: int) -> None:
+    rows = random_rows(seed, 300)
+    store = Store()
+    for begin in range(0, len(rows), batch_rows):
+        part = rows[begin : begin + batch_rows]
+        wanted, extra = np.unique([r[1] for r in part], return_counts=True)
+        # Times fall back by at most 8 and windows reach back 30, so older entries may go.
+        newest = max(r[2] for r in rows[: begin + 1])
+        store.reserve(wanted.tolist(), extra.tolist(), newest - 60)
+        out = store.fold(part)
+        for i, row in enumerate(part):
+            if not row[0]:
+                assert out[i].tolist() == brute_force(rows, begin + i)
+        if begin % 3 == 0:
+            store.compact(newest - 60)
 
 
 def test_full_segment_drops_what_expired_before_it_moves() -> None:
-    arena = Arena(1, 0)
-    assert arena.reserve([0], [4], 0) > 0
-    arena.length[0] = int(arena.capacity[0])
-    arena.time[: arena.length[0]] = np.arange(arena.length[0])
-    arena.prefix[: arena.length[0], 0] = np.arange(1, arena.length[0] + 1)
-    capacity, expired = int(arena.capacity[0]), 5
-    assert arena.reserve([0], [expired], expired) == 0
-    assert arena.capacity[0] == capacity
-    assert arena.length[0] == capacity - expired
-    assert arena.base[0, 0] == expired
-    assert arena.time[arena.start[0]] == expired
+    store = Store()
+    assert store.reserve([0], [4], 0) > 0
+    capacity = int(store.arena.capacity[0])
+    store.fold([(False, 0, t, t, (1, 1), 0, 0) for t in range(capacity)])
+    assert store.reserve([0], [5], 5) == 0
+    arena = store.arena
+    assert (arena.capacity[0], arena.length[0]) == (capacity, capacity - 5)
+    assert arena.time[arena.start[0]] == 5
 
 
-def test_names_of_aggregations_match_their_codes() -> None:
-    assert AGGREGATIONS == {"count": 0, "sum": 1, "mean": 2, "rate": 3}
+def test_compacting_lets_go_of_every_key_and_leaves_its_sums_empty() -> None:
+    store = Store()
+    store.reserve([0, 1], [4, 4], 0)
+    store.fold([(False, key, t, t, (3, 4), 0, 4) for key in (0, 1) for t in range(4)])
+    store.compact(2)
+    assert (store.used, store.arena.length.tolist()) == (4, [2, 2, 0])
+    store.compact(100)
+    assert store.used == 0
+    assert not store.arena.sums.any()
+    assert not store.arena.upper.any()
+
+
+@pytest.mark.parametrize("x", [0, 1, -1, 2**32 - 1, -(2**32), 10**12, 2**63 - 1, -(2**63)])
+def test_square_is_exact(x: int) -> None:
+    high, low = square(np.int64(x))
+    assert (int(high) << 64) + int(low) == x * x

@@ -1,0 +1,69 @@
+"""What every aggregation says about itself."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Primitive:
+    """One number the window kernel provides: its kind there, and whether only true labels count."""
+
+    kind: str
+    labelled: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An event inside a window, as the plain reference sees it."""
+
+    time_us: int
+    value: int
+    label: bool
+    is_current: bool
+
+
+class Aggregation(ABC):
+    """One aggregation over the events of a window, in order of (event time, arrival).
+
+    `takes` is what it reads: nothing, a number of the event, or the event's label. `formula` uses
+    e for an event of the window, x for its value, t for its time, y for its label, n for their
+    number; `empty` says what an empty window gives.
+    """
+
+    name: ClassVar[str]
+    takes: ClassVar[Literal["nothing", "number", "label"]]
+    primitives: ClassVar[tuple[Primitive, ...]]
+    formula: ClassVar[str]
+    empty: ClassVar[str] = "0"
+    source: ClassVar[str] = ""
+    unit: ClassVar[str] = ""
+    """Its unit; empty where it is that of the values."""
+
+    @abstractmethod
+    def result(self, primitives: Sequence[Ints], times_us: Ints, over_us: int) -> Floats:
+        """The feature of each row from its primitives, int64 [n] each, in their order."""
+
+    @abstractmethod
+    def reference(self, entries: Sequence[Entry], now_us: int, over_us: int) -> float:
+        """The same for one event, from the entries of its window."""
+
+    def bounds(self, low: float, high: float, fewest: int, over_us: int) -> tuple[float, float]:
+        """The least and greatest result for values in [low, high] and at least `fewest` events."""
+        return -math.inf, math.inf
+
+
+def quotient(above: npt.NDArray[Any], below: Ints) -> Floats:
+    """float64(above) / float64(below), and 0 where `below` is 0."""
+    divided: Floats = above.astype(np.float64) / np.maximum(below, 1).astype(np.float64)
+    return np.where(below > 0, divided, 0.0)

@@ -1,0 +1,29 @@
+"""How many events."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive
+
+
+class Count(Aggregation):
+    """The number of events."""
+
+    name = "count"
+    takes = "nothing"
+    primitives = (Primitive("one"),)
+    formula = "n"
+    unit = "events"
+
+    def result(self, primitives: Sequence[Ints], times_us: Ints, over_us: int) -> Floats:
+        return primitives[0].astype(np.float64)
+
+    def reference(self, entries: Sequence[Entry], now_us: int, over_us: int) -> float:
+        return float(len(entries))
+
+    def bounds(self, low: float, high: float, fewest: int, over_us: int) -> tuple[float, float]:
+        return float(fewest), math.inf

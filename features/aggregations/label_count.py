@@ -1,0 +1,29 @@
+"""How many events whose label is true."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive
+
+
+class LabelCount(Aggregation):
+    """The number of true labels; an event without a label counts as false."""
+
+    name = "label_count"
+    takes = "label"
+    primitives = (Primitive("one", labelled=True),)
+    formula = "Σ y"
+    unit = "events"
+
+    def result(self, primitives: Sequence[Ints], times_us: Ints, over_us: int) -> Floats:
+        return primitives[0].astype(np.float64)
+
+    def reference(self, entries: Sequence[Entry], now_us: int, over_us: int) -> float:
+        return float(sum(entry.label for entry in entries))
+
+    def bounds(self, low: float, high: float, fewest: int, over_us: int) -> tuple[float, float]:
+        return 0.0, math.inf

@@ -1,0 +1,28 @@
+"""The newest number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive
+
+
+class Last(Aggregation):
+    """The value of the newest event; of several at one time, the one that arrived last."""
+
+    name = "last"
+    takes = "number"
+    primitives = (Primitive("one"), Primitive("last_value"))
+    formula = "x of the last e"
+
+    def result(self, primitives: Sequence[Ints], times_us: Ints, over_us: int) -> Floats:
+        count, value = primitives
+        return np.where(count > 0, value, 0).astype(np.float64)
+
+    def reference(self, entries: Sequence[Entry], now_us: int, over_us: int) -> float:
+        return float(entries[-1].value) if entries else 0.0
+
+    def bounds(self, low: float, high: float, fewest: int, over_us: int) -> tuple[float, float]:
+        return (low, high) if fewest else (min(low, 0.0), max(high, 0.0))

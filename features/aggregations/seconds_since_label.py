@@ -1,0 +1,33 @@
+"""How long ago the last event with a true label was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive
+from kernels.windows import NONE
+
+
+class SecondsSinceLabel(Aggregation):
+    """Seconds from the newest event of the window whose label is true to this one."""
+
+    name = "seconds_since_label"
+    takes = "label"
+    primitives = (Primitive("last_time", labelled=True),)
+    formula = "float64(t − max t of e with y, µs) / 10⁶"
+    empty = "the window's length"
+    unit = "s"
+
+    def result(self, primitives: Sequence[Ints], times_us: Ints, over_us: int) -> Floats:
+        newest = primitives[0]
+        since_us = np.where(newest == NONE, over_us, times_us - newest)
+        return since_us.astype(np.float64) / 1e6
+
+    def reference(self, entries: Sequence[Entry], now_us: int, over_us: int) -> float:
+        true = [entry.time_us for entry in entries if entry.label]
+        return float(now_us - max(true) if true else over_us) / 1e6
+
+    def bounds(self, low: float, high: float, fewest: int, over_us: int) -> tuple[float, float]:
+        return 0.0, float("inf")

@@ -1,0 +1,33 @@
+"""How long ago the event before this one was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive
+from kernels.windows import NONE
+
+
+class SecondsSinceLast(Aggregation):
+    """Seconds from the newest event of the window, this one left out, to this one."""
+
+    name = "seconds_since_last"
+    takes = "nothing"
+    primitives = (Primitive("previous_time"),)
+    formula = "float64(t − max t of the earlier e, µs) / 10⁶"
+    empty = "the window's length"
+    unit = "s"
+
+    def result(self, primitives: Sequence[Ints], times_us: Ints, over_us: int) -> Floats:
+        previous = primitives[0]
+        since_us = np.where(previous == NONE, over_us, times_us - previous)
+        return since_us.astype(np.float64) / 1e6
+
+    def reference(self, entries: Sequence[Entry], now_us: int, over_us: int) -> float:
+        earlier = [entry.time_us for entry in entries if not entry.is_current]
+        return float(now_us - max(earlier) if earlier else over_us) / 1e6
+
+    def bounds(self, low: float, high: float, fewest: int, over_us: int) -> tuple[float, float]:
+        return 0.0, float("inf")
