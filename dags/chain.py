@@ -52,7 +52,7 @@ TRAINING_PARAMS = {
 
 def trainable_plans() -> list[Plan]:
     """The plan of every feature set that declares a label; without one nothing can be learned."""
-    sets = load_feature_sets().values()
+    sets = load_feature_sets()[0].values()
     return [compile_plan(feature_set) for feature_set in sets if feature_set.label is not None]
 
 

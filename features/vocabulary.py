@@ -55,24 +55,30 @@ def did_you_mean(name: str, known: list[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"there is {', '.join(map(repr, known))}"
 
 
+def _duration(n: float, unit_us: int) -> int:
+    if isinstance(n, bool) or not isinstance(n, int | float):
+        raise wrong(_caller(), f"a duration of {n!r}", "give a number")
+    return int(n * unit_us)
+
+
 def days(n: float) -> int:
     """A duration in microseconds."""
-    return int(n * 86_400_000_000)
+    return _duration(n, 86_400_000_000)
 
 
 def hours(n: float) -> int:
     """A duration in microseconds."""
-    return int(n * 3_600_000_000)
+    return _duration(n, 3_600_000_000)
 
 
 def minutes(n: float) -> int:
     """A duration in microseconds."""
-    return int(n * 60_000_000)
+    return _duration(n, 60_000_000)
 
 
 def seconds(n: float) -> int:
     """A duration in microseconds."""
-    return int(n * 1_000_000)
+    return _duration(n, 1_000_000)
 
 
 def duration_name(duration_us: int) -> str:

@@ -23,8 +23,6 @@ from numba import njit
 ARRIVED, LABEL, FIRST_CONDITION = 1, 2, 4
 """Flags of an entry; the bits from `FIRST_CONDITION` on belong to the caller's conditions."""
 
-MOST_CONDITIONS = 14
-
 KINDS = (
     "one",
     "value",

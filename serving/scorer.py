@@ -137,7 +137,8 @@ class Scorer:
         return [message for message in found if message.error() is None]
 
     def _on_read_error(self, error: KafkaError) -> None:
-        if error.fatal():
+        # What the consumer hands out for a fatal error need not call itself fatal.
+        if error.fatal() or error.code() in (KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID):
             raise ServiceUnavailableError(
                 f"Kafka at {self._bootstrap} ended the scorer's reading: {error.str()}; another "
                 "scorer of the same name may have started: start this one again"
@@ -146,6 +147,8 @@ class Scorer:
         self._stopping.wait(1.0)
 
     def _on_client_error(self, error: KafkaError) -> None:
+        if error.fatal() or error.code() == KafkaError._FATAL:
+            self._on_read_error(error)
         logger.warning("scorer: Kafka at %s: %s", self._bootstrap, error.str())
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:

@@ -6,13 +6,20 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+    Ints = npt.NDArray[np.int64]
+    Floats = npt.NDArray[np.float64]
+else:
+    # A definition is read where numpy would be a burden, as when Airflow looks for DAGs.
+    Ints = Floats = None
+
+NONE = -(2**63)
+"""What a primitive that reads a value or time gives where no entry qualifies."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,6 @@ class Aggregation(ABC):
         return -math.inf, math.inf
 
 
-def quotient(above: npt.NDArray[Any], below: Ints) -> Floats:
-    """float64(above) / float64(below), and 0 where `below` is 0."""
-    divided: Floats = above.astype(np.float64) / np.maximum(below, 1).astype(np.float64)
-    return np.where(below > 0, divided, 0.0)
+def quotient(above: Ints, below: Ints) -> Floats:
+    """float64(above) / float64(below); 0 where both are 0."""
+    return above / below.clip(1)

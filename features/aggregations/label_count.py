@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive
 
 
@@ -20,7 +18,7 @@ class LabelCount(Aggregation):
     unit = "events"
 
     def result(self, primitives: Sequence[Ints], times_us: Ints, over_us: int) -> Floats:
-        return primitives[0].astype(np.float64)
+        return primitives[0].astype("float64")
 
     def reference(self, entries: Sequence[Entry], now_us: int, over_us: int) -> float:
         return float(sum(entry.label for entry in entries))

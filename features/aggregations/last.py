@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive
 
 
@@ -19,7 +17,7 @@ class Last(Aggregation):
 
     def result(self, primitives: Sequence[Ints], times_us: Ints, over_us: int) -> Floats:
         count, value = primitives
-        return np.where(count > 0, value, 0).astype(np.float64)
+        return (value * (count > 0)).astype("float64")
 
     def reference(self, entries: Sequence[Entry], now_us: int, over_us: int) -> float:
         return float(entries[-1].value) if entries else 0.0

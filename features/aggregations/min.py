@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive
 
 
@@ -19,7 +17,7 @@ class Min(Aggregation):
 
     def result(self, primitives: Sequence[Ints], times_us: Ints, over_us: int) -> Floats:
         count, smallest = primitives
-        return np.where(count > 0, smallest, 0).astype(np.float64)
+        return (smallest * (count > 0)).astype("float64")
 
     def reference(self, entries: Sequence[Entry], now_us: int, over_us: int) -> float:
         return float(min((entry.value for entry in entries), default=0))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive
 
 
@@ -21,8 +19,9 @@ class SecondsBetween(Aggregation):
 
     def result(self, primitives: Sequence[Ints], times_us: Ints, over_us: int) -> Floats:
         count, first, last = primitives
-        apart_us = np.where(count > 1, last - first, over_us).astype(np.float64)
-        return apart_us / np.maximum(count - 1, 1).astype(np.float64) / 1e6
+        apart_us = last - first
+        apart_us[count < 2] = over_us
+        return apart_us / (count - 1).clip(1) / 1e6
 
     def reference(self, entries: Sequence[Entry], now_us: int, over_us: int) -> float:
         if len(entries) < 2:

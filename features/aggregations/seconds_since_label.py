@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive
-from kernels.windows import NONE
+from features.aggregations.base import NONE, Aggregation, Entry, Floats, Ints, Primitive
 
 
 class SecondsSinceLabel(Aggregation):
@@ -22,8 +19,9 @@ class SecondsSinceLabel(Aggregation):
 
     def result(self, primitives: Sequence[Ints], times_us: Ints, over_us: int) -> Floats:
         newest = primitives[0]
-        since_us = np.where(newest == NONE, over_us, times_us - newest)
-        return since_us.astype(np.float64) / 1e6
+        since_us = times_us - newest
+        since_us[newest == NONE] = over_us
+        return since_us.astype("float64") / 1e6
 
     def reference(self, entries: Sequence[Entry], now_us: int, over_us: int) -> float:
         true = [entry.time_us for entry in entries if entry.label]

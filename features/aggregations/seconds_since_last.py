@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive
-from kernels.windows import NONE
+from features.aggregations.base import NONE, Aggregation, Entry, Floats, Ints, Primitive
 
 
 class SecondsSinceLast(Aggregation):
@@ -22,8 +19,9 @@ class SecondsSinceLast(Aggregation):
 
     def result(self, primitives: Sequence[Ints], times_us: Ints, over_us: int) -> Floats:
         previous = primitives[0]
-        since_us = np.where(previous == NONE, over_us, times_us - previous)
-        return since_us.astype(np.float64) / 1e6
+        since_us = times_us - previous
+        since_us[previous == NONE] = over_us
+        return since_us.astype("float64") / 1e6
 
     def reference(self, entries: Sequence[Entry], now_us: int, over_us: int) -> float:
         earlier = [entry.time_us for entry in entries if not entry.is_current]

@@ -5,10 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive
-from kernels.spread import spread
 
 
 class Std(Aggregation):
@@ -26,7 +23,10 @@ class Std(Aggregation):
     source = "kernels/spread.py"
 
     def result(self, primitives: Sequence[Ints], times_us: Ints, over_us: int) -> Floats:
-        out = np.empty(len(times_us), np.float64)
+        # Numba, which the plan can do without.
+        from kernels.spread import spread
+
+        out = times_us.astype("float64")
         spread(*primitives, out)
         return out
 

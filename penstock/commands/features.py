@@ -50,6 +50,11 @@ def parity(
         print(json.dumps(result))
     else:
         print(f"{result['rows']} rows compared, {result['mismatches']} mismatches")
+        if result["missing_in_backfill"] and not again:
+            _say(
+                f"{result['missing_in_backfill']} rows of the stream are not in the backfill: "
+                "leave --no-backfill out to make it anew"
+            )
         if result["examples"]:
             table = Table("event", "column", "stream", "backfill")
             for example in result["examples"]:

@@ -61,7 +61,10 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the stack up afterwards.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Show the whole job on real parts: history, training, live payments, drift, retraining."""
+    """Show the whole job on real parts: history, training, live payments, drift, retraining.
+
+    Begins by removing what an earlier demo left in `.penstock/`; downloads stay.
+    """
     from penstock.demo.run import Options, run_demo
 
     report = run_demo(Options(seed, customers, rate, live_seconds, keep))

@@ -47,10 +47,21 @@ def sql(
 
 
 def _print_table(names: list[str], rows: list[dict[str, Any]]) -> None:
-    table = Table(*names)
-    for row in rows[:_LONGEST_TABLE_ROWS]:
-        table.add_row(*(_shown(value) for value in row.values()))
-    Console().print(table, markup=False, highlight=False)
+    console = Console()
+    shown = [[_shown(value) for value in row.values()] for row in rows[:_LONGEST_TABLE_ROWS]]
+    widths = [max(map(len, column)) for column in zip(names, *shown, strict=True)]
+    if console.is_terminal and sum(widths) + 3 * len(names) + 1 > console.width:
+        # Columns that do not fit say nothing: one line a value instead.
+        longest = max(map(len, names))
+        for number, values in enumerate(shown, 1):
+            print(f"─ row {number}")
+            for name, value in zip(names, values, strict=True):
+                print(f"{name:<{longest}}  {value}")
+    else:
+        table = Table(*names)
+        for values in shown:
+            table.add_row(*values)
+        console.print(table, markup=False, highlight=False)
     left = len(rows) - _LONGEST_TABLE_ROWS
     if left > 0:
         print(f"{left} more rows; add a LIMIT, or take all with --csv or --json", file=sys.stderr)

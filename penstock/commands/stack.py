@@ -30,14 +30,18 @@ def local_stack() -> Stack:
 
 def up(
     parts: Annotated[list[str] | None, typer.Argument(metavar="[PART]…", help=PARTS_HELP)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the addresses as JSON.")] = False,
 ) -> None:
     """Start the local stack, or the named parts with what they need; what is up stays up."""
     with _progress("starting the local stack") as say:
         stack = local_stack()
         stack.up(parts or (), say)
-    for part in stack.status().parts:
-        if part.url:
-            print(f"{part.title}: {part.url}")
+    addresses = {part.title: part.url for part in stack.status().parts if part.url}
+    if as_json:
+        print(json.dumps(addresses))
+        return
+    for title, url in addresses.items():
+        print(f"{title}: {url}")
 
 
 def down() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,12 @@ _PATIENCE_S = 30
 
 
 def produce(
-    file: Annotated[Path, typer.Argument(help="One JSON event a line.", metavar="FILE.jsonl")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="One JSON event a line; - reads them from standard input.", metavar="FILE.jsonl"
+        ),
+    ],
     topic: Annotated[
         str, typer.Option(help="By default the feature set's event topic.", show_default=False)
     ] = "",
@@ -32,10 +38,12 @@ def produce(
     from confluent_kafka import KafkaException, Producer
 
     from features.plan import load_plan
+    from features.wire import dead_letter_topic, late_topic
 
     plan = load_plan(settings().feature_set)
     target = topic or plan.event_topic
-    if not file.is_file():
+    piped = str(file) == "-"
+    if not piped and not file.is_file():
         raise PenstockError(f"there is no file {str(file)!r}")
     _partitions(target)
     lost: list[str] = []
@@ -57,7 +65,7 @@ def produce(
             "log_level": 0,
         }
     )
-    with file.open("rb") as lines:
+    with contextlib.nullcontext(sys.stdin.buffer) if piped else file.open("rb") as lines:
         for line in lines:
             value = line.rstrip(b"\r\n")
             if not value:
@@ -85,6 +93,12 @@ def produce(
         print(json.dumps({"topic": target, "acknowledged": acknowledged}))
     else:
         print(f"{acknowledged} records acknowledged on {target}")
+    if target == plan.event_topic:
+        print(
+            f"scores: penstock tail {plan.scored_topic}; refused records: penstock tail "
+            f"{dead_letter_topic(target)}; too late ones: {late_topic(target)}",
+            file=sys.stderr,
+        )
 
 
 def tail(
@@ -92,7 +106,7 @@ def tail(
     from_beginning: Annotated[
         bool, typer.Option("--from-beginning", help="Start at the oldest record.")
     ] = False,
-    number: Annotated[int, typer.Option("-n", help="Stop after so many; 0 goes on.")] = 0,
+    number: Annotated[int, typer.Option("-n", min=0, help="Stop after so many; 0 goes on.")] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print partition, offset, time, key and headers too.")
     ] = False,

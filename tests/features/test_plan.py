@@ -158,6 +158,29 @@ def test_unknown_feature_set_suggests_the_nearest() -> None:
         load_plan("card_fruad")
 
 
+GOOD = """
+from features.vocabulary import *
+who = Entity("who_id")
+calls = Event("calls.v1", id="call_id", time="at", key=who, fields={"who_id": Text()})
+NAME = FeatureSet("NAME", event=calls, features=[count(by=who, over=days(1))])
+"""
+
+
+def test_broken_file_is_named_and_hinders_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("features.definitions.__path__", [str(tmp_path)])
+    (tmp_path / "calls_good.py").write_text(GOOD.replace("NAME", "calls_good"))
+    (tmp_path / "calls_misspelt.py").write_text(GOOD.replace("by=who", "by=woh"))
+    (tmp_path / "calls_open.py").write_text("x = (\n")
+    assert load_plan("calls_good").column_names == ["who_count_1d"]
+    with pytest.raises(DefinitionError, match=r"calls_misspelt.py:5: name 'woh' is not defined"):
+        load_plan("NAME")
+    (tmp_path / "calls_misspelt.py").unlink()
+    with pytest.raises(DefinitionError, match=r"calls_open.py:1: '\(' was never closed"):
+        load_plan("NAME")
+
+
 def test_card_fraud_compiles_to_two_stages_and_fifteen_columns() -> None:
     plan = load_plan("card_fraud")
     assert [stage.topic for stage in plan.stages] == [

@@ -169,3 +169,16 @@ def test_a_second_scorer_of_the_same_name_ends_the_first(plan, topics, champion,
             assert ids(topics.scores(6)) == list(range(6))
             assert new.poll() is None, log.read_text()
     assert old.returncode not in (0, None)
+
+
+def test_an_idle_scorer_ends_when_another_takes_its_name(plan, topics, champion, tmp_path):
+    log = tmp_path / "scorer.log"
+    with scorer_process(plan, log) as old:
+        topics.send(rows_of(plan, 0, 3))
+        topics.scores(3)
+        with scorer_process(plan, log) as new:
+            wait_for(lambda: old.poll() is not None)
+            assert old.returncode != 0
+            topics.send(rows_of(plan, 3, 3))
+            assert ids(topics.scores(6)) == list(range(6))
+            assert new.poll() is None, log.read_text()
