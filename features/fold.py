@@ -29,8 +29,11 @@ from features.wire import (
     ROW_BITS,
     row_schema,
 )
+from kernels import duplicates
+from kernels.identity import hash_strings
 from kernels.windows import FIRST_CONDITION, compact, fold_rows, reserve
 
+_SMALLEST_SEEN = 1024
 _SMALLEST_TIME_US = np.iinfo(np.int64).min
 
 
@@ -53,7 +56,8 @@ class Fold:
         """The highest log offset folded."""
         self._marks: dict[tuple[int, int], int] = {}
         self._watermarks: dict[int, int] = {}
-        self._seen: dict[tuple[int, str], list[int]] = {}
+        self._seen = duplicates.empty(_SMALLEST_SEEN)
+        self._seen_entries = 0
         self._slots: dict[str, int] = {}
         self._used = 0
         self._arena = self._layout.arena(keys=1024, entries=8192)
@@ -128,7 +132,7 @@ class Fold:
         verdict = _ints(rows, "verdict").copy()
         slots = self._slots_of(rows)
         if self._is_first:
-            self._judge_duplicates(rows, is_label, slots, times, verdict)
+            self._judge_duplicates(rows, is_label, times, verdict)
         skip = verdict != FOLDED
         if not self.stage.uses_label:
             skip |= is_label
@@ -139,7 +143,7 @@ class Fold:
         identities = np.zeros(n, np.int64)
         if self.plan.label is not None and self.stage.uses_label:
             labels = _ints(rows, self.plan.label.field).astype(np.int8)
-            identities = _identities(rows)
+            identities = _hashes(rows.column("event_id"))
         conditions = _conditions(rows, self.stage.conditions)
         self._reserve(slots[~skip])
         primitives = np.zeros((n, self._layout.primitives), np.int64)
@@ -207,23 +211,41 @@ class Fold:
         self,
         rows: pa.RecordBatch,
         is_label: npt.NDArray[np.bool_],
-        slots: npt.NDArray[np.int64],
         times: npt.NDArray[np.int64],
         verdict: npt.NDArray[np.int8],
     ) -> None:
         """An id folded before for the same key, within the lateness, is a duplicate."""
-        seen = self._seen
-        horizon_us = self.plan.lateness_us
-        ids = rows.column("event_id").to_pylist()
-        columns = zip(ids, is_label.tolist(), slots.tolist(), times.tolist(), strict=True)
-        for i, (event_id, label, slot, time_us) in enumerate(columns):
-            if label or verdict[i] != FOLDED:
-                continue
-            before = seen.setdefault((slot, event_id), [])
-            if before and any(abs(time_us - t) <= horizon_us for t in before):
-                verdict[i] = DUPLICATE
-            else:
-                before.append(time_us)
+        if (self._seen_entries + rows.num_rows) * 2 > len(self._seen.used):
+            self._rewrite_seen(more=rows.num_rows)
+        repeated = np.zeros(rows.num_rows, np.bool_)
+        self._seen_entries += duplicates.judge(
+            _hashes(rows.column(self.stage.key_column)),
+            _hashes(rows.column("event_id")),
+            times,
+            is_label | (verdict != FOLDED),
+            self.plan.lateness_us,
+            self._seen,
+            repeated,
+        )
+        verdict[repeated] = DUPLICATE
+
+    def _rewrite_seen(
+        self, more: int = 0, before_us: int | None = None, only_key: str | None = None
+    ) -> None:
+        """Forget event ids that cannot come again, and make room for more."""
+        if before_us is None:
+            before_us = self._expire_before_us(self.plan.lateness_us)
+        key = 0 if only_key is None else int(_hashes(pa.array([only_key]))[0])
+        wanted = 2 * (self._seen_entries + more)
+        target = duplicates.empty(max(_SMALLEST_SEEN, 1 << (wanted - 1).bit_length()))
+        self._seen_entries = duplicates.copy(
+            self._seen, target, before_us, only_key is not None, key
+        )
+        self._seen = target
+
+    def forget_ids(self, before_us: int) -> None:
+        """Forget event ids last seen before an event time (µs); none of them can come again."""
+        self._rewrite_seen(before_us=before_us)
 
     def _reserve(self, slots: npt.NDArray[np.int64]) -> None:
         if slots.size == 0:
@@ -254,9 +276,8 @@ class Fold:
         self._used = compact(slots, self._arena, self._layout.spec, expire_before_us)
 
     def _forget_keys(self) -> None:
-        """Give back the slots of keys that have neither events nor ids left."""
+        """Give back the slots of keys that have no events left."""
         alive = self._arena.length[: self.keys] > 0
-        alive[[slot for slot, _ in self._seen]] = True
         if alive.all():
             return
         number = np.cumsum(alive) - 1
@@ -266,7 +287,6 @@ class Fold:
             array[keep.size :] = 0
         flags = alive.tolist()
         self._slots = {key: int(number[slot]) for key, slot in self._slots.items() if flags[slot]}
-        self._seen = {(int(number[slot]), i): times for (slot, i), times in self._seen.items()}
 
     def _finish(
         self,
@@ -342,12 +362,12 @@ class Fold:
             if slot is not None:
                 array[0] = row
         arena.start[0], arena.capacity[0], self._used = 0, length, length
-        self._seen = {(0, i): t for (s, i), t in self._seen.items() if s == slot}
+        self._rewrite_seen(only_key=key or "")
         self._slots = {str(key): 0} if slot is not None else {}
 
     def snapshot(self) -> bytes:
         """The whole state, to be written somewhere durable; `restore` is its inverse."""
-        self.forget_ids(self._expire_before_us(self.plan.lateness_us))
+        self._rewrite_seen()
         self._compact()
         self._forget_keys()
         state: dict[str, Any] = {
@@ -357,7 +377,7 @@ class Fold:
             "marks": [[*key, seq] for key, seq in sorted(self._marks.items())],
             "watermarks": sorted(self._watermarks.items()),
             "keys": list(self._slots),
-            "seen": [[slot, event_id, times] for (slot, event_id), times in self._seen.items()],
+            "seen": [column[self._seen.used == 1].tobytes() for column in self._seen[:3]],
             "used": self._used,
             "arena": [
                 array[:size].tobytes()
@@ -386,7 +406,7 @@ class Fold:
         self._marks = {(log, partition): seq for log, partition, seq in state["marks"]}
         self._watermarks = dict(state["watermarks"])
         self._slots = {key: slot for slot, key in enumerate(state["keys"])}
-        self._seen = {(slot, event_id): times for slot, event_id, times in state["seen"]}
+        self._remember(*(np.frombuffer(column, np.int64) for column in state["seen"]))
         self._used = state["used"]
         self._arena = self._layout.arena(max(1024, 2 * self.keys), max(8192, 2 * self._used))
         for array, size, saved in zip(self._arena, self._sizes(), state["arena"], strict=True):
@@ -397,9 +417,16 @@ class Fold:
         by_key = [self.keys] * BY_KEY
         return by_key + [min(self._used, len(array)) for array in self._arena[BY_KEY:]]
 
-    def forget_ids(self, before_us: int) -> None:
-        """Forget event ids last seen before an event time (µs); none of them can come again."""
-        self._seen = {k: times for k, times in self._seen.items() if times[-1] >= before_us}
+    def _remember(
+        self,
+        key: npt.NDArray[np.int64],
+        identity: npt.NDArray[np.int64],
+        time: npt.NDArray[np.int64],
+    ) -> None:
+        """Fill the table of seen ids from its saved columns."""
+        self._seen = duplicates.Seen(key, identity, time, np.ones(len(key), np.uint8))
+        self._seen_entries = len(key)
+        self._rewrite_seen()
 
 
 def _is_weekend(times_us: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
@@ -423,11 +450,13 @@ def _ints(rows: pa.RecordBatch, name: str) -> Any:
     return (column.fill_null(0) if column.null_count else column).to_numpy(zero_copy_only=False)
 
 
-def _identities(rows: pa.RecordBatch) -> npt.NDArray[np.int64]:
-    """64-bit hashes of the event ids; only compared among entries of one key and one time."""
-    ids = rows.column("event_id").to_pylist()
-    digests = b"".join(hashlib.blake2b(i.encode(), digest_size=8).digest() for i in ids)
-    return np.frombuffer(digests, np.int64)
+def _hashes(texts: pa.Array) -> npt.NDArray[np.int64]:
+    """64-bit hashes of strings, int64 [n]; nulls count as empty."""
+    _, offsets, text = texts.buffers()
+    out = np.empty(len(texts), np.int64)
+    places = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    hash_strings(places, np.frombuffer(text or b"", np.uint8), out)
+    return out
 
 
 def _conditions(

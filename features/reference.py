@@ -6,7 +6,7 @@ the beginning for every row and shares no code with the kernels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -44,22 +44,30 @@ def is_duplicate(log: Sequence[Fact], at: int, lateness_us: int) -> bool:
     )
 
 
-def window(log: Sequence[Fact], at: int, spec: WindowPlan, stage: StagePlan) -> float:
-    """The value of one window for the event at `log[at]`."""
-    now = log[at]
-    upto = log[: at + 1]
+def window(
+    events: Sequence[Fact],
+    labels: Mapping[tuple[str, int], bool],
+    now: Fact,
+    spec: WindowPlan,
+    stage: StagePlan,
+) -> float:
+    """The value of one window for the event `now`.
+
+    `events` are those of its key up to it, in order of (time, arrival); `labels` is the last label
+    of each (event id, time) up to it.
+    """
     entries = [
-        Entry(e.time_us, int(e.values.get(spec.value, 0)), _label_of(e, upto), e is now)
-        for e in upto
-        if e.label is None
-        and not e.duplicate
-        and e.key == now.key
-        and now.time_us - spec.delay_us - spec.over_us < e.time_us <= now.time_us - spec.delay_us
+        Entry(
+            e.time_us,
+            int(e.values.get(spec.value, 0)),
+            labels.get((e.event_id, e.time_us), False),
+            e is now,
+        )
+        for e in events
+        if now.time_us - spec.delay_us - spec.over_us < e.time_us <= now.time_us - spec.delay_us
         and (spec.where < 0 or all(_holds(c, e) for c in stage.conditions[spec.where]))
     ]
-    entries.sort(key=lambda entry: entry.time_us)
-    meaning = aggregations()[spec.aggregation]
-    return meaning.reference(entries, now.time_us, spec.over_us)
+    return aggregations()[spec.aggregation].reference(entries, now.time_us, spec.over_us)
 
 
 def _holds(comparison: Comparison, event: Fact) -> bool:
@@ -75,20 +83,6 @@ def _holds(comparison: Comparison, event: Fact) -> bool:
     }[comparison.operator]
 
 
-def _label_of(event: Fact, log: Sequence[Fact]) -> bool:
-    """The last label in the log about an event; false when there is none."""
-    verdict = False
-    for fact in log:
-        if (
-            fact.label is not None
-            and fact.key == event.key
-            and fact.event_id == event.event_id
-            and fact.time_us == event.time_us
-        ):
-            verdict = fact.label
-    return verdict
-
-
 def calendar(part: str, time_us: int) -> float:
     """A calendar column of an event time, in UTC."""
     moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_us)
@@ -99,9 +93,16 @@ def calendar(part: str, time_us: int) -> float:
 
 def stage_columns(plan: Plan, stage: StagePlan, log: Sequence[Fact]) -> list[dict[str, float]]:
     """Every window of a stage for every row of its log; empty for labels and duplicates."""
-    return [
-        {}
-        if fact.label is not None or fact.duplicate
-        else {spec.column: window(log, at, spec, stage) for spec in stage.windows}
-        for at, fact in enumerate(log)
-    ]
+    found: list[dict[str, float]] = []
+    for at, now in enumerate(log):
+        if now.label is not None or now.duplicate:
+            found.append({})
+            continue
+        upto = [fact for fact in log[: at + 1] if fact.key == now.key and not fact.duplicate]
+        # A later label replaces an earlier one.
+        labels = {(f.event_id, f.time_us): f.label for f in upto if f.label is not None}
+        events = sorted((f for f in upto if f.label is None), key=lambda fact: fact.time_us)
+        found.append(
+            {spec.column: window(events, labels, now, spec, stage) for spec in stage.windows}
+        )
+    return found

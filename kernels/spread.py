@@ -12,22 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from kernels.windows import square
-
-_LOW_HALF = np.uint64(0xFFFFFFFF)
-_HALF = np.uint64(32)
-
-
-@njit(cache=True)
-def _product(a: np.uint64, b: np.uint64) -> tuple[np.uint64, np.uint64]:
-    """(high, low) 64 bits of a·b."""
-    a_high, a_low = a >> _HALF, a & _LOW_HALF
-    b_high, b_low = b >> _HALF, b & _LOW_HALF
-    low = a_low * b_low
-    middle = a_high * b_low + (low >> _HALF)
-    other = a_low * b_high + (middle & _LOW_HALF)
-    high = a_high * b_high + (middle >> _HALF) + (other >> _HALF)
-    return high, (other << _HALF) | (low & _LOW_HALF)
+from kernels.wide import product, square
 
 
 @njit(cache=True)
@@ -58,7 +43,7 @@ def spread(count: Any, total: Any, square_low: Any, square_high: Any, out: Any) 
             out[i] = 0.0
             continue
         n = np.uint64(count[i])
-        carried, low = _product(n, np.uint64(square_low[i]))
+        carried, low = product(n, np.uint64(square_low[i]))
         high = n * np.uint64(square_high[i]) + carried
         total_high, total_low = square(total[i])
         high -= total_high + (np.uint64(1) if low < total_low else np.uint64(0))

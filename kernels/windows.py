@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from kernels.wide import square
+
 ARRIVED, LABEL, FIRST_CONDITION = 1, 2, 4
 """Flags of an entry; the bits from `FIRST_CONDITION` on belong to the caller's conditions."""
 
@@ -44,9 +46,6 @@ SMALLEST, LARGEST = 9, 10
 
 NONE = np.iinfo(np.int64).min
 """What a reading gives where no entry qualifies."""
-
-_LOW_HALF = np.uint64(0xFFFFFFFF)
-_HALF = np.uint64(32)
 
 
 class Spec(NamedTuple):
@@ -106,19 +105,6 @@ def _first_after(time: Any, lo: int, hi: int, t: int) -> int:
         else:
             left = middle + 1
     return left
-
-
-@njit(cache=True)
-def square(x: int) -> tuple[np.uint64, np.uint64]:
-    """(high, low) 64 bits of x²."""
-    magnitude = np.uint64(x) if x >= 0 else np.uint64(0) - np.uint64(x)
-    a = magnitude >> _HALF
-    b = magnitude & _LOW_HALF
-    middle = a * b
-    low = b * b
-    whole = low + (middle << np.uint64(33))
-    carry = np.uint64(1) if whole < low else np.uint64(0)
-    return a * a + (middle >> np.uint64(31)) + carry, whole
 
 
 @njit(cache=True)

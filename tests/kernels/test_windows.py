@@ -17,7 +17,6 @@ from kernels.windows import (
     compact,
     fold_rows,
     reserve,
-    square,
 )
 
 KEYS = 3
@@ -209,9 +208,3 @@ def test_compacting_lets_go_of_every_key_and_leaves_its_sums_empty() -> None:
     assert store.used == 0
     assert not store.arena.sums.any()
     assert not store.arena.upper.any()
-
-
-@pytest.mark.parametrize("x", [0, 1, -1, 2**32 - 1, -(2**32), 10**12, 2**63 - 1, -(2**63)])
-def test_square_is_exact(x: int) -> None:
-    high, low = square(np.int64(x))
-    assert (int(high) << 64) + int(low) == x * x

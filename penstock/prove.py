@@ -1,0 +1,420 @@
+"""`penstock parity prove`: random feature sets over random logs, computed in every way there is.
+
+A case is drawn from its number alone: a feature set of a few windows and a log of events, repeats,
+late events and labels. Four executors compute every feature of it:
+
+- the plain reference (`features/reference.py`), which shares no code with the others;
+- the kernel: every stage folds its whole log in one batch;
+- the stream: envelopes of random sizes through the wire's codec, some of them delivered again, with
+  a snapshot taken and restored on the way;
+- Spark, on a sample: the backfill of a lake that holds the case.
+
+All must agree bit for bit. A case that does not is shrunk to the fewest log entries that still
+disagree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import statistics
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from features import reference
+from features.aggregations import aggregations
+from features.fold import Fold
+from features.plan import Plan, compile_plan
+from features.reference import Fact
+from features.vocabulary import (
+    Aggregate,
+    Condition,
+    Entity,
+    Event,
+    FeatureSet,
+    Integer,
+    Label,
+    Money,
+    Text,
+    Window,
+    days,
+    hours,
+    minutes,
+    seconds,
+)
+from features.wire import DUPLICATE, FOLDED, KIND_EVENT, KIND_LABEL, decode, encode, row_schema
+
+Row = dict[str, Any]
+
+START_US = 1_767_225_600_000_000
+"""2026-01-01; only differences matter."""
+
+OVERS = (seconds(30), minutes(1), minutes(7), hours(1), hours(5), days(1), days(40))
+DELAYS = (0, 0, 0, seconds(1), minutes(3), hours(2))
+LATENESS_US = hours(1)
+
+CONDITIONS = (
+    "out of order",
+    "duplicate",
+    "late",
+    "equal times",
+    "label before its event",
+    "label after its event",
+    "label changed",
+    "expiry",
+    "growth",
+    "hot key",
+    "condition on a field",
+    "empty window",
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A plan and the rows that ingest lets in, with what makes them hard."""
+
+    number: int
+    plan: Plan
+    rows: list[Row]
+    met: Counter[str]
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One value on which two executors disagree."""
+
+    case: int
+    executor: str
+    row: int
+    column: str
+    expected: Any
+    found: Any
+    rows: list[Row]
+
+
+def draw(number: int) -> Case:
+    """The case of a number."""
+    chance = random.Random(number)
+    plan, fields = _draw_plan(chance)
+    met: Counter[str] = Counter()
+    rows = _draw_log(chance, plan, met)
+    if fields:
+        met["condition on a field"] += 1
+    return Case(number, plan, rows, met)
+
+
+def _draw_plan(chance: random.Random) -> tuple[Plan, int]:
+    who, shop = Entity("who_id"), Entity("shop_id")
+    largest = chance.choice([10, 10**6, 9 * 10**12])
+    sale = Event(
+        "proof.sale.v1",
+        id="sale_id",
+        time="at",
+        key=who,
+        lateness=LATENESS_US,
+        fields={
+            "who_id": Text(),
+            "shop_id": Text(),
+            "price": Money("EUR", min=-largest, max=largest),
+            "items": Integer(min=0, max=9),
+        },
+    )
+    refund = Label("proof.refund.v1", of=sale, field="refunded", known_after=days(1))
+    of: dict[str, list[Any]] = {
+        "nothing": [None],
+        "number": [sale.price, sale.items],
+        "label": [refund.refunded],
+    }
+    wanted: dict[str, Window] = {}
+    for _ in range(chance.randrange(6, 14)):
+        word = chance.choice(sorted(aggregations()))
+        where: Condition | None = None
+        if chance.random() < 0.3:
+            where = chance.choice(
+                [sale.items >= 5, sale.price < 0, (sale.items > 1) & sale.shop_id.is_in("s0", "s2")]
+            )
+        made = Aggregate(word)(
+            chance.choice(of[aggregations()[word].takes]),
+            by=chance.choice([who, shop]),
+            over=chance.choice(OVERS),
+            delay=chance.choice(DELAYS),
+            where=where,
+        )
+        wanted[made.name] = made
+    feature_set = FeatureSet("proof", event=sale, label=refund, features=[*wanted.values()])
+    plan = dataclasses.replace(compile_plan(feature_set), partitions=1)
+    return plan, sum(window.where is not None for window in wanted.values())
+
+
+def _draw_log(chance: random.Random, plan: Plan, met: Counter[str]) -> list[Row]:
+    """Rows as ingest stamps them: late events have been taken out."""
+    events: list[Row] = []
+    rows: list[Row] = []
+    pace_us = chance.choice([seconds(1), seconds(40), minutes(20), hours(9)])
+    people, shops = chance.randrange(1, 6), chance.randrange(1, 5)
+    hot = chance.random() < 0.3
+    price = next(f for f in plan.fields if f.name == "price")
+    now_us, newest_us = START_US, START_US
+    labelled: dict[str, int] = {}
+    arrived: set[str] = set()
+    for number in range(chance.randrange(180, 260)):
+        now_us += chance.choice([0, 0, 1, pace_us, pace_us, 3 * pace_us])
+        fate = chance.random()
+        if fate < 0.05 and events:
+            event = chance.choice(events[-5:])
+        else:
+            back_us = 0
+            if fate < 0.2:
+                back_us = chance.choice([1, pace_us, chance.randrange(LATENESS_US)])
+            elif fate < 0.23:
+                back_us = LATENESS_US + chance.randrange(1, days(2))
+            event = {
+                "kind": KIND_EVENT,
+                "event_id": f"e{number}",
+                "event_time_us": now_us - back_us,
+                "who_id": "w0" if hot and chance.random() < 0.8 else f"w{chance.randrange(people)}",
+                "shop_id": f"s{chance.randrange(shops)}",
+                "price": chance.choice([0, price.minimum, price.maximum])
+                if chance.random() < 0.1
+                else chance.randint(int(price.minimum or 0), int(price.maximum or 0)),
+                "items": chance.randrange(10),
+            }
+            events.append(event)
+        if chance.random() < 0.06:
+            # Nobody waits for the event: a refund may be known first.
+            rows.append(_label(event, chance.randrange(2)))
+            labelled[event["event_id"]] = rows[-1]["refunded"]
+            met["label before its event"] += event["event_id"] not in arrived
+        newest_us = max(newest_us, event["event_time_us"])
+        if event["event_time_us"] < newest_us - LATENESS_US:
+            met["late"] += 1
+            continue
+        met["out of order"] += event["event_time_us"] < newest_us
+        met["duplicate"] += event["event_id"] in arrived
+        met["equal times"] += any(
+            e is not event and e["event_time_us"] == event["event_time_us"] for e in events[-4:]
+        )
+        arrived.add(event["event_id"])
+        rows.append(event | {"watermark_us": newest_us})
+        if chance.random() < 0.3:
+            about = chance.choice(events[-40:])
+            verdict = chance.randrange(2)
+            met["label after its event"] += about["event_id"] in arrived
+            met["label changed"] += labelled.get(about["event_id"], verdict) != verdict
+            labelled[about["event_id"]] = verdict
+            rows.append(_label(about, verdict))
+    met["hot key"] += hot
+    longest_us = max(stage.retention_us for stage in plan.stages)
+    met["expiry"] += newest_us - START_US > longest_us + LATENESS_US
+    met["growth"] += len(rows) > 100
+    return [
+        row
+        | {
+            "origin_log": row["kind"],
+            "position_log": row["kind"],
+            "origin_partition": 0,
+            "origin_offset": offset,
+            "position_partition": 0,
+            "position_seq": offset << 20,
+        }
+        for offset, row in enumerate(rows)
+    ]
+
+
+def _label(about: Row, verdict: int) -> Row:
+    kept = {name: about[name] for name in ("event_id", "event_time_us", "who_id", "shop_id")}
+    return kept | {"kind": KIND_LABEL, "refunded": verdict, "watermark_us": 0}
+
+
+def _batch(plan: Plan, rows: list[Row]) -> pa.RecordBatch:
+    schema = row_schema(plan)
+    zero = {"verdict": FOLDED, "broker_time_us": 0}
+    return pa.RecordBatch.from_pylist(
+        [dict.fromkeys(schema.names) | zero | row for row in rows], schema=schema
+    )
+
+
+def by_reference(plan: Plan, rows: list[Row]) -> list[Row]:
+    """Every window of every row, in plain Python."""
+    made: list[Row] = [{} for _ in rows]
+    repeats: list[bool] = []
+    for stage in plan.stages:
+        log: list[Fact] = []
+        for at, row in enumerate(rows):
+            is_label = row["kind"] == KIND_LABEL
+            values = {} if is_label else {f.name: row[f.name] for f in plan.fields}
+            fact = Fact(
+                row["event_id"],
+                row["event_time_us"],
+                row[stage.key_column],
+                values,
+                bool(row["refunded"]) if is_label else None,
+            )
+            log.append(fact)
+            if stage.index == 0:
+                repeats.append(not is_label and reference.is_duplicate(log, at, plan.lateness_us))
+            log[at] = dataclasses.replace(fact, duplicate=repeats[at])
+        for row, columns in zip(made, reference.stage_columns(plan, stage, log), strict=True):
+            row |= columns
+    for row, repeated in zip(made, repeats, strict=True):
+        row["verdict"] = DUPLICATE if repeated else FOLDED
+    return made
+
+
+def by_kernel(plan: Plan, rows: list[Row]) -> list[Row]:
+    """Every stage folds the whole log at once."""
+    batch = _batch(plan, rows)
+    for stage in plan.stages:
+        batch = Fold(plan, stage.index).fold_history(batch)
+    return batch.to_pylist()
+
+
+def by_stream(plan: Plan, rows: list[Row], seed: int = 0) -> list[Row]:
+    """Envelopes through the codec, some delivered twice, and a restart from a snapshot."""
+    chance = random.Random(seed)
+    sent = [_batch(plan, part) for part in _parts(chance, rows)]
+    for stage in plan.stages:
+        fold, out, log = Fold(plan, stage.index), [], []
+        restart_at = chance.randrange(len(sent) + 1)
+        for offset, envelope in enumerate(encode(plan, rows) for rows in sent):
+            log.append(envelope)
+            if offset == restart_at:
+                snapshot, fold = fold.snapshot(), Fold(plan, stage.index)
+                fold.restore(snapshot)
+                # After a restart the log is read again from before the snapshot.
+                again = chance.randrange(offset + 1)
+                for repeated in range(again, offset):
+                    left = fold.fold(decode(plan, log[repeated]), 0, repeated)
+                    out.append(left)
+            out.append(fold.fold(decode(plan, envelope), 0, offset))
+        whole = pa.Table.from_batches(out).combine_chunks().to_batches()
+        # The next stage's producer groups rows as it likes.
+        sent = [
+            piece
+            for batch in whole
+            for piece in (
+                batch.slice(begin, length) for begin, length in _cuts(chance, batch.num_rows)
+            )
+        ]
+    return pa.Table.from_batches(sent).to_pylist() if sent else []
+
+
+def _cuts(chance: random.Random, rows: int) -> Iterator[tuple[int, int]]:
+    begin = 0
+    while begin < rows:
+        length = min(chance.choice([1, 3, 20, 90]), rows - begin)
+        yield begin, length
+        begin += length
+
+
+def _parts(chance: random.Random, rows: list[Row]) -> list[list[Row]]:
+    return [rows[begin : begin + length] for begin, length in _cuts(chance, len(rows))]
+
+
+EXECUTORS: dict[str, Callable[[Plan, list[Row]], list[Row]]] = {
+    "kernel": by_kernel,
+    "stream": by_stream,
+}
+
+
+def compare(
+    case: Case, executors: dict[str, Callable[[Plan, list[Row]], list[Row]]] | None = None
+) -> Mismatch | None:
+    """The first value on which an executor differs from the reference, or None."""
+    expected = by_reference(case.plan, case.rows)
+    for name, run in (executors or EXECUTORS).items():
+        found = run(case.plan, case.rows)
+        if len(found) != len(expected):
+            return Mismatch(case.number, name, -1, "rows", len(expected), len(found), case.rows)
+        for at, (want, got) in enumerate(zip(expected, found, strict=True)):
+            for column in ("verdict", *case.plan.column_names):
+                if not _same(want.get(column), got.get(column)):
+                    return Mismatch(
+                        case.number, name, at, column, want.get(column), got.get(column), case.rows
+                    )
+    return None
+
+
+def _same(a: float | None, b: float | None) -> bool:
+    """Equal to the last bit: −0.0 is not 0.0, and a NaN equals the same NaN."""
+    if a is None or b is None:
+        return a is b
+    return struct.pack("<d", a) == struct.pack("<d", b)
+
+
+def shrink(mismatch: Mismatch) -> Mismatch:
+    """The same disagreement with as few rows as can be."""
+    case = draw(mismatch.case)
+    executor = {mismatch.executor: EXECUTORS[mismatch.executor]}
+    smallest, size = mismatch, len(mismatch.rows) // 2
+    while size:
+        begin = 0
+        while begin < len(smallest.rows):
+            fewer = smallest.rows[:begin] + smallest.rows[begin + size :]
+            found = compare(dataclasses.replace(case, rows=fewer), executor) if fewer else None
+            if found is None:
+                begin += size
+            else:
+                smallest = found
+        size //= 2
+    return smallest
+
+
+def snippet(mismatch: Mismatch) -> str:
+    """Python that shows the disagreement again."""
+    rows = ",\n    ".join(repr(row) for row in mismatch.rows)
+    return (
+        "from penstock.prove import by_reference, EXECUTORS, draw\n\n"
+        f"plan = draw({mismatch.case}).plan\n"
+        f"rows = [\n    {rows},\n]\n"
+        f"at, column = {mismatch.row}, {mismatch.column!r}\n"
+        "print(by_reference(plan, rows)[at].get(column))\n"
+        f"print(EXECUTORS[{mismatch.executor!r}](plan, rows)[at].get(column))\n"
+    )
+
+
+def prove(
+    cases: int, first: int = 0, say: Callable[[int], None] = lambda _: None
+) -> dict[str, Any]:
+    """Compare cases `first` to `first + cases`; stops at the first disagreement.
+
+    Returns:
+        `cases`, `events` and `features` (medians), `values` compared, `executors`, `coverage` (in
+        how many cases each condition was met), `aggregations` (in how many cases each was used),
+        `mismatches`, and `counterexample`: the shrunk case as a snippet, or None.
+    """
+    coverage: Counter[str] = Counter(dict.fromkeys(CONDITIONS, 0))
+    used: Counter[str] = Counter(dict.fromkeys(aggregations(), 0))
+    events: list[int] = []
+    columns: list[int] = []
+    values = 0
+    bad: Mismatch | None = None
+    for number in range(first, first + cases):
+        case = draw(number)
+        bad = compare(case)
+        coverage.update(condition for condition, times in case.met.items() if times)
+        windows = [window for stage in case.plan.stages for window in stage.windows]
+        coverage["empty window"] += any(window.delay_us for window in windows)
+        used.update({window.aggregation for window in windows})
+        events.append(sum(row["kind"] == KIND_EVENT for row in case.rows))
+        columns.append(len(windows))
+        values += events[-1] * columns[-1] * len(EXECUTORS)
+        say(number - first + 1)
+        if bad is not None:
+            break
+    return {
+        "cases": len(events),
+        "events": statistics.median(events),
+        "features": statistics.median(columns),
+        "values": values,
+        "executors": ["reference", *EXECUTORS],
+        "coverage": dict(coverage),
+        "aggregations": dict(used),
+        "mismatches": int(bad is not None),
+        "counterexample": snippet(shrink(bad)) if bad is not None else None,
+    }
