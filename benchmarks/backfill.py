@@ -110,7 +110,7 @@ def by_duckdb(table: pa.Table) -> pa.Table:
         for d in DAYS
     )
     query = f"SELECT event_id, {columns} FROM paid WINDOW {frames}"
-    return connection.execute(query).to_arrow_table()
+    return connection.sql(query).to_arrow_table()
 
 
 def by_pandas(frame: pd.DataFrame) -> list[pd.Series]:

@@ -108,28 +108,65 @@ def _first_after(time: Any, lo: int, hi: int, t: int) -> int:
 
 
 @njit(cache=True)
-def _count(arena: Arena, spec: Spec, slot: int, r: int, entry: int, sign: int) -> None:
-    """Let an entry enter (sign 1) or leave (sign -1) the sums of a range."""
-    for p in range(spec.first[r], spec.additive_end[r]):
-        if (arena.flags[entry] & spec.mask[p]) != spec.mask[p]:
+def _add_square(sums: Any, slot: int, p: int, x: int, sign: int) -> None:
+    """Add x² to, or take it from, a 128-bit sum whose halves stand at p and p + 1."""
+    high, low = square(x)
+    old = np.uint64(sums[slot, p])
+    top = np.uint64(sums[slot, p + 1])
+    if sign > 0:
+        new = old + low
+        top += high + (np.uint64(1) if new < old else np.uint64(0))
+    else:
+        new = old - low
+        top -= high + (np.uint64(1) if old < low else np.uint64(0))
+    sums[slot, p] = np.int64(new)
+    sums[slot, p + 1] = np.int64(top)
+
+
+# The innermost steps take arrays, not the tuples that hold them: numba counts references to every
+# array of a tuple at each call, which makes an update ten times as dear.
+@njit(cache=True)
+def _count(
+    sums: Any,
+    flags: Any,
+    values: Any,
+    kind: Any,
+    column: Any,
+    mask: Any,
+    first: int,
+    end: int,
+    slot: int,
+    entry: int,
+    sign: int,
+) -> None:
+    """Let an entry enter (sign 1) or leave (sign -1) the additive primitives [first, end)."""
+    for p in range(first, end):
+        if (flags[entry] & mask[p]) != mask[p]:
             continue
-        kind = spec.kind[p]
-        if kind == ONE:
-            arena.sums[slot, p] += sign
-        elif kind == VALUE:
-            arena.sums[slot, p] += sign * arena.values[entry, spec.column[p]]
-        elif kind == SQUARE_LOW:
-            high, low = square(arena.values[entry, spec.column[p]])
-            old = np.uint64(arena.sums[slot, p])
-            top = np.uint64(arena.sums[slot, p + 1])
-            if sign > 0:
-                new = old + low
-                top += high + (np.uint64(1) if new < old else np.uint64(0))
-            else:
-                new = old - low
-                top -= high + (np.uint64(1) if old < low else np.uint64(0))
-            arena.sums[slot, p] = np.int64(new)
-            arena.sums[slot, p + 1] = np.int64(top)
+        if kind[p] == ONE:
+            sums[slot, p] += sign
+        elif kind[p] == VALUE:
+            sums[slot, p] += sign * values[entry, column[p]]
+        elif kind[p] == SQUARE_LOW:
+            _add_square(sums, slot, p, values[entry, column[p]], sign)
+
+
+@njit(cache=True)
+def _change(arena: Arena, spec: Spec, slot: int, r: int, entry: int, sign: int) -> None:
+    """Let an entry enter or leave the sums of a range."""
+    _count(
+        arena.sums,
+        arena.flags,
+        arena.values,
+        spec.kind,
+        spec.column,
+        spec.mask,
+        spec.first[r],
+        spec.additive_end[r],
+        slot,
+        entry,
+        sign,
+    )
 
 
 @njit(cache=True)
@@ -156,7 +193,7 @@ def _drop_expired(arena: Arena, spec: Spec, slot: int, before_us: int) -> int:
         for r in range(spec.over_us.shape[0]):
             lower, upper = arena.lower[slot, r], arena.upper[slot, r]
             for j in range(lower, min(upper, dropped)):
-                _count(arena, spec, slot, r, begin + j, -1)
+                _change(arena, spec, slot, r, begin + j, -1)
             arena.lower[slot, r] = max(lower - dropped, 0)
             arena.upper[slot, r] = max(upper - dropped, 0)
     return dropped
@@ -266,7 +303,7 @@ def _count_inside(arena: Arena, spec: Spec, slot: int, entry: int, sign: int) ->
     at = entry - arena.start[slot]
     for r in range(spec.over_us.shape[0]):
         if arena.lower[slot, r] <= at < arena.upper[slot, r]:
-            _count(arena, spec, slot, r, entry, sign)
+            _change(arena, spec, slot, r, entry, sign)
 
 
 @njit(cache=True)
@@ -290,52 +327,52 @@ def _take_label(
 
 
 @njit(cache=True)
-def _advance(arena: Arena, spec: Spec, slot: int, t: int) -> None:
-    """Move the cursors of a key to an event time, forward or back."""
-    begin, length = arena.start[slot], arena.length[slot]
-    forward = t >= arena.cursor_us[slot]
+def _retreat(arena: Arena, spec: Spec, slot: int, t: int) -> None:
+    """Move the cursors of a key back to an event time."""
+    begin = arena.start[slot]
     for r in range(spec.over_us.shape[0]):
         until = t - spec.delay_us[r]
         after = until - spec.over_us[r]
         lower, upper = arena.lower[slot, r], arena.upper[slot, r]
-        # The window is never narrowed before it is widened, so that nothing leaves it twice.
-        if forward:
-            while upper < length and arena.time[begin + upper] <= until:
-                _count(arena, spec, slot, r, begin + upper, 1)
-                upper += 1
-            while lower < upper and arena.time[begin + lower] <= after:
-                _count(arena, spec, slot, r, begin + lower, -1)
-                lower += 1
-        else:
-            while lower > 0 and arena.time[begin + lower - 1] > after:
-                lower -= 1
-                _count(arena, spec, slot, r, begin + lower, 1)
-            while upper > lower and arena.time[begin + upper - 1] > until:
-                upper -= 1
-                _count(arena, spec, slot, r, begin + upper, -1)
+        # Wider before narrower, so that nothing leaves the window that is not in it.
+        while lower > 0 and arena.time[begin + lower - 1] > after:
+            lower -= 1
+            _change(arena, spec, slot, r, begin + lower, 1)
+        while upper > lower and arena.time[begin + upper - 1] > until:
+            upper -= 1
+            _change(arena, spec, slot, r, begin + upper, -1)
         arena.lower[slot, r] = lower
         arena.upper[slot, r] = upper
     arena.cursor_us[slot] = t
 
 
 @njit(cache=True)
-def _read(arena: Arena, spec: Spec, p: int, lower: int, upper: int, own: int) -> int:
+def _read(
+    time: Any,
+    flags: Any,
+    values: Any,
+    kind: int,
+    column: int,
+    mask: int,
+    lower: int,
+    upper: int,
+    own: int,
+) -> int:
     """A primitive that is no sum, of the entries in [lower, upper); `own` is the event's entry."""
-    kind, mask, column = spec.kind[p], spec.mask[p], spec.column[p]
     if kind in (FIRST_VALUE, FIRST_TIME):
         for j in range(lower, upper):
-            if (arena.flags[j] & mask) == mask:
-                return arena.time[j] if kind == FIRST_TIME else arena.values[j, column]
+            if (flags[j] & mask) == mask:
+                return time[j] if kind == FIRST_TIME else values[j, column]
         return NONE
     if kind in (LAST_VALUE, LAST_TIME, PREVIOUS_TIME):
         for j in range(upper - 1, lower - 1, -1):
-            if (arena.flags[j] & mask) == mask and (kind != PREVIOUS_TIME or j != own):
-                return arena.values[j, column] if kind == LAST_VALUE else arena.time[j]
+            if (flags[j] & mask) == mask and (kind != PREVIOUS_TIME or j != own):
+                return values[j, column] if kind == LAST_VALUE else time[j]
         return NONE
     found = NONE
     for j in range(lower, upper):
-        if (arena.flags[j] & mask) == mask:
-            value = arena.values[j, column]
+        if (flags[j] & mask) == mask:
+            value = values[j, column]
             if found == NONE or (value < found if kind == SMALLEST else value > found):
                 found = value
     return found
@@ -369,37 +406,82 @@ def fold_rows(
         arena, spec: the state, with room for the rows (`reserve`), and what is kept.
         out: int64 [n, primitives], written for events that are not skipped.
     """
-    labelled = arena.identity.shape[0] > 0
+    # Bound once: see `_count`.
+    start, length, cursor_us = arena.start, arena.length, arena.cursor_us
+    lower, upper, sums = arena.lower, arena.upper, arena.sums
+    time, identity, flags, held = arena.time, arena.identity, arena.flags, arena.values
+    over_us, delay_us, first, additive_end = (
+        spec.over_us,
+        spec.delay_us,
+        spec.first,
+        spec.additive_end,
+    )
+    kind, column, mask = spec.kind, spec.column, spec.mask
+    labelled = identity.shape[0] > 0
     for i in range(slots.shape[0]):
         if skip[i]:
             continue
         slot, t = slots[i], times[i]
-        begin = arena.start[slot]
-        if arena.length[slot] == 0:
-            arena.cursor_us[slot] = t
-        at = _first_after(arena.time, begin, begin + arena.length[slot], t)
+        begin = start[slot]
+        if length[slot] == 0:
+            cursor_us[slot] = t
+        at = _first_after(time, begin, begin + length[slot], t)
         if is_label[i]:
             _take_label(arena, spec, slot, at, t, identities[i], labels[i])
             continue
-        flags = conditions[i] | ARRIVED
+        flag = conditions[i] | ARRIVED
         if labelled:
             entry = at - 1
-            while entry >= begin and arena.time[entry] == t:
-                if arena.identity[entry] == identities[i]:
-                    flags |= arena.flags[entry] & LABEL
-                    if not arena.flags[entry] & ARRIVED:
+            while entry >= begin and time[entry] == t:
+                if identity[entry] == identities[i]:
+                    flag |= flags[entry] & LABEL
+                    if not flags[entry] & ARRIVED:
                         _remove(arena, spec, slot, entry)
                         at -= 1
                 entry -= 1
-        _insert(arena, spec, slot, at, t, identities[i], flags)
+        # An event that nothing lies behind has been passed by no cursor.
+        in_order = at == begin + length[slot] and t >= cursor_us[slot]
+        if in_order:
+            length[slot] += 1
+            time[at] = t
+            flags[at] = flag
+            if labelled:
+                identity[at] = identities[i]
+        else:
+            _insert(arena, spec, slot, at, t, identities[i], flag)
         for v in range(values.shape[1]):
-            arena.values[at, v] = values[i, v]
-        _count_inside(arena, spec, slot, at, 1)
-        _advance(arena, spec, slot, t)
-        for r in range(spec.over_us.shape[0]):
-            for p in range(spec.first[r], spec.additive_end[r]):
-                out[i, p] = arena.sums[slot, p]
-            lower = begin + arena.lower[slot, r]
-            upper = begin + arena.upper[slot, r]
-            for p in range(spec.additive_end[r], spec.first[r + 1]):
-                out[i, p] = _read(arena, spec, p, lower, upper, at)
+            held[at, v] = values[i, v]
+        if not in_order:
+            _count_inside(arena, spec, slot, at, 1)
+            if t < cursor_us[slot]:
+                _retreat(arena, spec, slot, t)
+        cursor_us[slot] = t
+        n = length[slot]
+        for r in range(over_us.shape[0]):
+            until = t - delay_us[r]
+            after = until - over_us[r]
+            low, high = lower[slot, r], upper[slot, r]
+            p, end = first[r], additive_end[r]
+            # Wider before narrower, so that nothing leaves the window that is not in it.
+            while high < n and time[begin + high] <= until:
+                _count(sums, flags, held, kind, column, mask, p, end, slot, begin + high, 1)
+                high += 1
+            while low < high and time[begin + low] <= after:
+                _count(sums, flags, held, kind, column, mask, p, end, slot, begin + low, -1)
+                low += 1
+            lower[slot, r] = low
+            upper[slot, r] = high
+            for p in range(first[r], end):
+                out[i, p] = sums[slot, p]
+            for p in range(end, first[r + 1]):
+                out[i, p] = _read(
+                    time,
+                    flags,
+                    held,
+                    kind[p],
+                    column[p],
+                    mask[p],
+                    begin + low,
+                    begin + high,
+                    at,
+                )
