@@ -10,7 +10,17 @@ import typer
 from pydantic import ValidationError
 
 from features.errors import PenstockError
-from penstock.commands import definitions, features, generate, services, sql, stack, topics, train
+from penstock.commands import (
+    definitions,
+    features,
+    generate,
+    parity,
+    services,
+    sql,
+    stack,
+    topics,
+    train,
+)
 
 app = typer.Typer(
     name="penstock",
@@ -50,7 +60,7 @@ app.command(rich_help_panel=FEED)(services.bootstrap)
 app.command(rich_help_panel=MODEL)(train.train)
 app.command(rich_help_panel=READ)(topics.tail)
 app.command(rich_help_panel=READ)(sql.sql)
-app.command(rich_help_panel=READ)(features.parity)
+app.add_typer(parity.app, name="parity", rich_help_panel=READ)
 
 
 def load_environment(home: Path) -> None:

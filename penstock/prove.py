@@ -1,13 +1,12 @@
 """`penstock parity prove`: random feature sets over random logs, computed in every way there is.
 
 A case is drawn from its number alone: a feature set of a few windows and a log of events, repeats,
-late events and labels. Four executors compute every feature of it:
+late events and labels. Three executors compute every feature of it:
 
 - the plain reference (`features/reference.py`), which shares no code with the others;
 - the kernel: every stage folds its whole log in one batch;
 - the stream: envelopes of random sizes through the wire's codec, some of them delivered again, with
-  a snapshot taken and restored on the way;
-- Spark, on a sample: the backfill of a lake that holds the case.
+  a snapshot taken and restored on the way.
 
 All must agree bit for bit. A case that does not is shrunk to the fewest log entries that still
 disagree.

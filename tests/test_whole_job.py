@@ -129,7 +129,7 @@ def test_own_events_are_stored_as_they_were_scored(scored: dict[str, float]) -> 
 
 
 def test_stream_equals_the_backfill(scored: dict[str, float]) -> None:
-    compared = json.loads(penstock("parity", "--json"))
+    compared = json.loads(penstock("parity", "measure", "--json"))
     assert (compared["rows"], compared["mismatches"]) == (len(scored), 0)
 
 
