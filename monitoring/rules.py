@@ -48,11 +48,13 @@ ALERTS = (
     Alert(
         name="PenstockServiceDown",
         expression=f'up{{job=~"{"|".join(SERVICES)}"}} == 0',
-        hold="15s",
+        # The supervisor starts a service again within seconds, and a stack that is being laid out
+        # starts them last: neither needs anybody.
+        hold="2m",
         severity="critical",
         summary="{{ $labels.job }} does not answer",
         description=(
-            "Prometheus has not read {{ $labels.job }} at {{ $labels.instance }} for 15 seconds. "
+            "Prometheus has not read {{ $labels.job }} at {{ $labels.instance }} for 2 minutes. "
             "Its log keeps growing and is read on from its last commit when it is back."
         ),
     ),

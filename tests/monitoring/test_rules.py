@@ -95,10 +95,10 @@ def test_alert_fires_when_it_must_and_stays_quiet_otherwise(alert, stretch, prom
         "evaluation_interval": "1s",
         "tests": [
             {
-                "interval": "1s",
+                "interval": "5s",
                 "input_series": case[stretch],
                 "alert_rule_test": [
-                    {"eval_time": "30s", "alertname": alert.name, "exp_alerts": expected}
+                    {"eval_time": "150s", "alertname": alert.name, "exp_alerts": expected}
                 ],
             }
         ],
