@@ -9,6 +9,7 @@ memory, in order of event time, and their results are compared before anything i
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,6 +25,7 @@ from features.vocabulary import (
     Entity,
     Event,
     FeatureSet,
+    FieldRef,
     Money,
     Text,
     count,
@@ -39,8 +41,8 @@ SPAN_DAYS = 120
 BATCH_ROWS = 65_536
 
 
-def plan() -> Plan:
-    """Fifteen features by one key."""
+def plan(windows: Callable[[FieldRef, Entity], list[Any]]) -> Plan:
+    """A feature set of one entity; `windows` makes its features from the amount and the payer."""
     payer = Entity("payer_id")
     paid = Event(
         "bench.paid.v1",
@@ -50,12 +52,16 @@ def plan() -> Plan:
         lateness=hours(1),
         fields={"payer_id": Text(), "amount": Money("EUR", min=0)},
     )
-    words: list[Any] = [
+    return compile_plan(FeatureSet("bench", event=paid, features=windows(paid.amount, payer)))
+
+
+def fifteen(amount: FieldRef, payer: Entity) -> list[Any]:
+    """Count, sum and mean over five windows."""
+    return [
         *(count(by=payer, over=days(d)) for d in DAYS),
-        *(sum(paid.amount, by=payer, over=days(d)) for d in DAYS),
-        *(mean(paid.amount, by=payer, over=days(d)) for d in DAYS),
+        *(sum(amount, by=payer, over=days(d)) for d in DAYS),
+        *(mean(amount, by=payer, over=days(d)) for d in DAYS),
     ]
-    return compile_plan(FeatureSet("bench", event=paid, features=words))
 
 
 def events(rows: int, keys: int) -> pa.Table:
@@ -147,7 +153,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--peers", nargs="*", default=["duckdb", "pandas", "growth"])
     given = parser.parse_args()
-    compiled, table = plan(), events(given.rows, given.keys)
+    compiled, table = plan(fifteen), events(given.rows, given.keys)
     compared = check(compiled, table.slice(0, min(given.rows, 200_000)))
     ours = timed(lambda: penstock(compiled, table), given.runs)
     peers: dict[str, dict[str, Any]] = {}
