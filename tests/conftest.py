@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,10 +35,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
-@pytest.fixture(scope="session")
-def stack() -> Iterator[SessionStack]:
-    """The session's stack; `PENSTOCK_*` point at it, and nothing of it survives the session."""
-    before = dict(os.environ)
+@contextmanager
+def stack_of_its_own() -> Iterator[SessionStack]:
+    """A stack in a new folder; `PENSTOCK_*` point at it, and nothing of it survives the block."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("PENSTOCK_")}
     with tempfile.TemporaryDirectory(prefix="penstock-") as folder:
         session = SessionStack(Path(folder) / "home", PROJECT)
         session.provide_spark_jars(lambda line: print(line, file=sys.stderr))
@@ -52,8 +53,15 @@ def stack() -> Iterator[SessionStack]:
             watcher.wait()
             for name in session.environment():
                 os.environ.pop(name, None)
-            os.environ.update({k: v for k, v in before.items() if k.startswith("PENSTOCK_")})
+            os.environ.update(before)
             settings.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[SessionStack]:
+    """The session's stack."""
+    with stack_of_its_own() as session:
+        yield session
 
 
 def _watch(session: SessionStack) -> subprocess.Popen[bytes]:
