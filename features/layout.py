@@ -97,7 +97,7 @@ class Layout:
         ]
 
 
-_OF_VALUES = {kind for kind in KINDS if kind not in ("one", *(k for k in KINDS if "time" in k))}
+_OF_VALUES = set(KINDS) - {"one", "first_time", "last_time", "previous_time"}
 
 
 def grown(arena: Arena, keys: int = 0, entries: int = 0) -> Arena:

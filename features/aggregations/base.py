@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,10 +65,25 @@ class Aggregation(ABC):
         """The same for one event, from the entries of its window."""
 
     def bounds(self, low: float, high: float, fewest: int, over_us: int) -> tuple[float, float]:
-        """The least and greatest result for values in [low, high] and at least `fewest` events."""
-        return -math.inf, math.inf
+        """The least and greatest result for values in [low, high] and at least `fewest` events.
+
+        Here for what lies among the values, and is 0 where there are none.
+        """
+        return (low, high) if fewest else (min(low, 0.0), max(high, 0.0))
 
 
 def quotient(above: Ints, below: Ints) -> Floats:
     """float64(above) / float64(below); 0 where both are 0."""
     return above / below.clip(1)
+
+
+def value_or_zero(count: Ints, value: Ints) -> Floats:
+    """float64 of a value that was read; 0 where no entry qualified."""
+    return (value * (count > 0)).astype("float64")
+
+
+def seconds_since(newest_us: Ints, times_us: Ints, over_us: int) -> Floats:
+    """Seconds from a time that was read to the event; the window's length where none qualified."""
+    since_us = times_us - newest_us
+    since_us[newest_us == NONE] = over_us
+    return since_us.astype("float64") / 1e6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive
+from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive, value_or_zero
 
 
 class Max(Aggregation):
@@ -16,11 +16,7 @@ class Max(Aggregation):
     formula = "max x"
 
     def result(self, primitives: Sequence[Ints], times_us: Ints, over_us: int) -> Floats:
-        count, largest = primitives
-        return (largest * (count > 0)).astype("float64")
+        return value_or_zero(*primitives)
 
     def reference(self, entries: Sequence[Entry], now_us: int, over_us: int) -> float:
         return float(max((entry.value for entry in entries), default=0))
-
-    def bounds(self, low: float, high: float, fewest: int, over_us: int) -> tuple[float, float]:
-        return (low, high) if fewest else (min(low, 0.0), max(high, 0.0))

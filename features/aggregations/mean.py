@@ -23,6 +23,3 @@ class Mean(Aggregation):
         if not entries:
             return 0.0
         return float(sum(entry.value for entry in entries)) / float(len(entries))
-
-    def bounds(self, low: float, high: float, fewest: int, over_us: int) -> tuple[float, float]:
-        return (low, high) if fewest else (min(low, 0.0), max(high, 0.0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from features.aggregations.base import NONE, Aggregation, Entry, Floats, Ints, Primitive
+from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive, seconds_since
 
 
 class SecondsSinceLabel(Aggregation):
@@ -18,10 +18,7 @@ class SecondsSinceLabel(Aggregation):
     unit = "s"
 
     def result(self, primitives: Sequence[Ints], times_us: Ints, over_us: int) -> Floats:
-        newest = primitives[0]
-        since_us = times_us - newest
-        since_us[newest == NONE] = over_us
-        return since_us.astype("float64") / 1e6
+        return seconds_since(primitives[0], times_us, over_us)
 
     def reference(self, entries: Sequence[Entry], now_us: int, over_us: int) -> float:
         true = [entry.time_us for entry in entries if entry.label]

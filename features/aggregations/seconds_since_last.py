@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from features.aggregations.base import NONE, Aggregation, Entry, Floats, Ints, Primitive
+from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive, seconds_since
 
 
 class SecondsSinceLast(Aggregation):
@@ -18,10 +18,7 @@ class SecondsSinceLast(Aggregation):
     unit = "s"
 
     def result(self, primitives: Sequence[Ints], times_us: Ints, over_us: int) -> Floats:
-        previous = primitives[0]
-        since_us = times_us - previous
-        since_us[previous == NONE] = over_us
-        return since_us.astype("float64") / 1e6
+        return seconds_since(primitives[0], times_us, over_us)
 
     def reference(self, entries: Sequence[Entry], now_us: int, over_us: int) -> float:
         earlier = [entry.time_us for entry in entries if not entry.is_current]

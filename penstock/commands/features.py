@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated
 
 import typer
 
 from features.plan import load_plan
 from features.settings import settings
+from penstock.commands import say
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -20,15 +20,11 @@ def backfill(as_json: JsonOption = False) -> None:
     from features import quality
 
     plan = load_plan(settings().feature_set)
-    result = spark_backfill.backfill(plan, say=_say)
-    _say("checking the rows against the suite made from the definition")
+    result = spark_backfill.backfill(plan, say=say)
+    say("checking the rows against the suite made from the definition")
     result["checked"] = quality.check(plan)
     result["published"] = spark_backfill.publish(plan)
     if as_json:
         print(json.dumps(result))
     else:
         print(f"{result['rows']} rows in {result['seconds']:.0f} s, checked and published")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated
 
 import typer
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from features.plan import load_plan
 from features.settings import settings
+from penstock.commands import say
 
 app = typer.Typer(help="Prove that the stream, the backfill and the reference agree bit for bit.")
 
@@ -32,14 +32,14 @@ def measure(
 
     plan = load_plan(settings().feature_set)
     if again:
-        spark_backfill.backfill(plan, say=_say)
+        spark_backfill.backfill(plan, say=say)
     result = parity.measure(plan)
     if as_json:
         print(json.dumps(result))
     else:
         print(f"{result['rows']} rows compared, {result['mismatches']} mismatches")
         if result["missing_in_backfill"] and not again:
-            _say(
+            say(
                 f"{result['missing_in_backfill']} rows of the stream are not in the backfill: "
                 "leave --no-backfill out to make it anew"
             )
@@ -84,7 +84,3 @@ def prove(
             print(result["counterexample"])
     if result["mismatches"]:
         raise typer.Exit(1)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated, Any
 
 import typer
 
 from features.settings import settings
+from penstock.commands import say
 
 
 def train(
@@ -32,7 +32,7 @@ def train(
     """
     from training import pipeline
 
-    _say("building the point-in-time training set")
+    say("building the point-in-time training set")
     result = pipeline.build_dataset(
         feature_set or settings().feature_set,
         as_of=as_of or None,
@@ -41,22 +41,18 @@ def train(
         gap_days=gap_days,
     )
     built = result["dataset"]
-    _say(
+    say(
         f"training on {built['rows']['train']} rows with {built['positives']['train']} positives "
         f"in {processes} processes"
     )
     result = pipeline.train(result, epochs=epochs, processes=processes, seed=seed)
-    _say("calibrating, measuring and packing the bundle")
+    say("calibrating, measuring and packing the bundle")
     result = pipeline.evaluate(result)
-    _say("comparing with the champion")
+    say("comparing with the champion")
     result = pipeline.promote(result)
-    _say("compiling engines")
+    say("compiling engines")
     result = pipeline.compile_engines(result)
     print(json.dumps(result, indent=2) if as_json else _summary(result))
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _summary(result: dict[str, Any]) -> str:
