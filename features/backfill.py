@@ -194,7 +194,12 @@ def _events(
             "event_id",
             sf.unix_micros("event_time").alias("event_time_us"),
             sf.unix_micros("event_time").alias("arrival_us"),
-            *(sf.col(field.name) for field in plan.fields),
+            *(
+                sf.unix_micros(field.name).alias(field.name)
+                if field.type == "timestamp"
+                else sf.col(field.name)
+                for field in plan.fields
+            ),
             *(sf.col(stage.seq_column) for stage in plan.stages),
         )
     )
@@ -246,10 +251,8 @@ def _log_order(stage: StagePlan) -> list[Column]:
 
 def _columns_made_by(plan: Plan, stage: StagePlan) -> list[str]:
     made = list(stage.columns)
-    if stage.index == 0:
-        made += [c.name for c in plan.columns if c.kind == "calendar"]
     if stage.index == len(plan.stages) - 1:
-        made += [c.name for c in plan.columns if c.kind == "ratio"]
+        made += [column.name for column in plan.columns if column.formula]
     return made
 
 

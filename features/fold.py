@@ -16,9 +16,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from features.coding import hashes, ints
 from features.errors import SnapshotError
-from features.layout import BY_KEY, Layout, grown
+from features.expressions import evaluate
+from features.layout import Layout
 from features.plan import Plan
+from features.state import NEVER_US, State
 from features.vocabulary import Comparison
 from features.wire import (
     DUPLICATE,
@@ -30,11 +33,9 @@ from features.wire import (
     row_schema,
 )
 from kernels import duplicates
-from kernels.identity import hash_strings
-from kernels.windows import FIRST_CONDITION, compact, fold_rows, reserve
+from kernels.arena import FIRST_CONDITION
 
 _SMALLEST_SEEN = 1024
-_SMALLEST_TIME_US = np.iinfo(np.int64).min
 
 
 class Fold:
@@ -49,7 +50,6 @@ class Fold:
         self.plan = plan
         self.stage = plan.stages[stage]
         self._schema = row_schema(plan)
-        self._layout = Layout(self.stage)
         self._is_first = stage == 0
         self._is_last = stage == len(plan.stages) - 1
         self.offset = -1
@@ -58,24 +58,22 @@ class Fold:
         self._watermarks: dict[int, int] = {}
         self._seen = duplicates.empty(_SMALLEST_SEEN)
         self._seen_entries = 0
-        self._slots: dict[str, int] = {}
-        self._used = 0
-        self._arena = self._layout.arena(keys=1024, entries=8192)
+        self._state = State(Layout(self.stage))
 
     @property
     def keys(self) -> int:
         """How many keys have state."""
-        return len(self._slots)
+        return self._state.keys
 
     @property
     def entries(self) -> int:
         """How many events and waiting labels are retained."""
-        return int(self._arena.length.sum())
+        return self._state.entries
 
     @property
     def state_bytes(self) -> int:
-        """Memory of the windows' state, room to grow included; key names and ids are beside it."""
-        return sum(int(array.nbytes) for array in self._arena)
+        """Memory of the state, room to grow included."""
+        return self._state.nbytes + sum(int(array.nbytes) for array in self._seen)
 
     def fold(self, rows: pa.RecordBatch, partition: int, offset: int) -> pa.RecordBatch:
         """Fold one envelope read from this stage's log.
@@ -130,52 +128,31 @@ class Fold:
         is_label = _ints(rows, "kind") == KIND_LABEL
         times = _ints(rows, "event_time_us")
         verdict = _ints(rows, "verdict").copy()
-        slots = self._slots_of(rows)
+        slots = self._state.slots(rows.column(self.stage.key_column))
         if self._is_first:
-            self._judge_duplicates(rows, is_label, times, verdict)
+            self._judge_duplicates(rows, slots, is_label, times, verdict)
         skip = verdict != FOLDED
         if not self.stage.uses_label:
             skip |= is_label
-        values = np.empty((n, len(self.stage.values)), np.int64)
-        for index, name in enumerate(self.stage.values):
-            values[:, index] = _ints(rows, name)
         labels = np.zeros(n, np.int8)
-        identities = np.zeros(n, np.int64)
         if self.plan.label is not None and self.stage.uses_label:
             labels = _ints(rows, self.plan.label.field).astype(np.int8)
-            identities = _hashes(rows.column("event_id"))
-        conditions = _conditions(rows, self.stage.conditions)
-        self._reserve(slots[~skip])
-        primitives = np.zeros((n, self._layout.primitives), np.int64)
-        fold_rows(
+        made = self._state.fold(
+            rows,
+            slots,
             is_label,
             skip,
-            slots,
             times,
-            identities,
-            values,
             labels,
-            conditions,
-            self._arena,
-            self._layout.spec,
-            primitives,
+            _conditions(rows, self.stage.conditions),
+            self._expire_before_us(self.stage.retention_us),
         )
         watermarks = _ints(rows, "watermark_us")
         if seq is not None:
             # Only now: a batch may span more time than the windows, and its first rows still need
             # what its last ones have left behind.
             watermarks = self._advance_watermarks(rows, watermarks)
-        made = self._layout.results(primitives, times)
         return self._finish(rows, is_label | skip, verdict, made, watermarks, partition, seq)
-
-    def _slots_of(self, rows: pa.RecordBatch) -> npt.NDArray[np.int64]:
-        encoded = rows.column(self.stage.key_column).dictionary_encode()
-        keys = encoded.dictionary.to_pylist()
-        known = self._slots
-        local = np.array([known.setdefault(key, len(known)) for key in keys], np.int64)
-        if len(known) > len(self._arena.start):
-            self._arena = grown(self._arena, keys=max(len(known), 2 * len(self._arena.start)))
-        return local[encoded.indices.to_numpy()]
 
     def _advance_watermarks(
         self, rows: pa.RecordBatch, stamps: npt.NDArray[np.int64]
@@ -193,7 +170,7 @@ class Fold:
         upstream = _ints(rows, column)
         own = np.full(rows.num_rows, np.iinfo(np.int64).max)
         for partition in range(self.plan.partitions):
-            before = self._watermarks.get(partition, _SMALLEST_TIME_US)
+            before = self._watermarks.get(partition, NEVER_US)
             heard = np.where(from_events & (upstream == partition), stamps, before)
             highest = np.maximum.accumulate(heard)
             self._watermarks[partition] = max(before, int(highest[-1]))
@@ -202,14 +179,15 @@ class Fold:
 
     def _expire_before_us(self, look_back_us: int) -> int:
         """Nothing older can matter: no upstream partition can still send what reaches it."""
-        smallest = min(self._watermarks.values(), default=_SMALLEST_TIME_US)
-        if smallest == _SMALLEST_TIME_US:
-            return int(_SMALLEST_TIME_US)
+        smallest = min(self._watermarks.values(), default=NEVER_US)
+        if smallest == NEVER_US:
+            return int(NEVER_US)
         return smallest - self.plan.lateness_us - look_back_us
 
     def _judge_duplicates(
         self,
         rows: pa.RecordBatch,
+        slots: npt.NDArray[np.int64],
         is_label: npt.NDArray[np.bool_],
         times: npt.NDArray[np.int64],
         verdict: npt.NDArray[np.int8],
@@ -219,8 +197,8 @@ class Fold:
             self._rewrite_seen(more=rows.num_rows)
         repeated = np.zeros(rows.num_rows, np.bool_)
         self._seen_entries += duplicates.judge(
-            _hashes(rows.column(self.stage.key_column)),
-            _hashes(rows.column("event_id")),
+            self._state.hashes(slots),
+            hashes(rows.column("event_id")),
             times,
             is_label | (verdict != FOLDED),
             self.plan.lateness_us,
@@ -235,7 +213,7 @@ class Fold:
         """Forget event ids that cannot come again, and make room for more."""
         if before_us is None:
             before_us = self._expire_before_us(self.plan.lateness_us)
-        key = 0 if only_key is None else int(_hashes(pa.array([only_key]))[0])
+        key = 0 if only_key is None else int(hashes(pa.array([only_key]))[0])
         wanted = 2 * (self._seen_entries + more)
         target = duplicates.empty(max(_SMALLEST_SEEN, 1 << (wanted - 1).bit_length()))
         self._seen_entries = duplicates.copy(
@@ -247,53 +225,12 @@ class Fold:
         """Forget event ids last seen before an event time (µs); none of them can come again."""
         self._rewrite_seen(before_us=before_us)
 
-    def _reserve(self, slots: npt.NDArray[np.int64]) -> None:
-        if slots.size == 0:
-            return
-        wanted, extra = np.unique(slots, return_counts=True)
-        expire_before_us = self._expire_before_us(self.stage.retention_us)
-        compactable = True
-        while True:
-            self._used, lacking = reserve(
-                wanted, extra, self._arena, self._layout.spec, self._used, expire_before_us
-            )
-            if not lacking:
-                return
-            entries = len(self._arena.time)
-            if compactable and self.entries * 4 < entries:
-                # Once: a batch of many new keys can need more than all of the arena.
-                compactable = False
-                self._compact()
-                continue
-            self._arena = grown(self._arena, entries=max(2 * entries, entries + lacking))
-
-    def _compact(self) -> None:
-        """Let go of what has expired; space that moved segments left behind is regained."""
-        slots = np.flatnonzero(self._arena.length)
-        slots = slots[np.argsort(self._arena.start[slots])]
-        self._arena.capacity[:] = 0
-        expire_before_us = self._expire_before_us(self.stage.retention_us)
-        self._used = compact(slots, self._arena, self._layout.spec, expire_before_us)
-
-    def _forget_keys(self) -> None:
-        """Give back the slots of keys that have no events left."""
-        alive = self._arena.length[: self.keys] > 0
-        if alive.all():
-            return
-        number = np.cumsum(alive) - 1
-        keep = np.flatnonzero(alive)
-        for array in self._arena[:BY_KEY]:
-            array[: keep.size] = array[keep]
-            array[keep.size :] = 0
-        flags = alive.tolist()
-        self._slots = {key: int(number[slot]) for key, slot in self._slots.items() if flags[slot]}
-
     def _finish(
         self,
         rows: pa.RecordBatch,
         silent: npt.NDArray[np.bool_],
         verdict: npt.NDArray[np.int8],
-        made: list[npt.NDArray[np.float64]],
+        made: dict[str, npt.NDArray[np.float64]],
         watermarks: npt.NDArray[np.int64],
         partition: int,
         seq: npt.NDArray[np.int64] | None,
@@ -311,78 +248,35 @@ class Fold:
             columns["position_seq"] = pa.array(seq, pa.int64())
             columns[self.stage.seq_column] = columns["position_seq"]
         mask = silent if silent.any() else None
-        for window, values in zip(self.stage.windows, made, strict=True):
-            columns[window.column] = pa.array(values, pa.float64(), mask=mask)
-        if self._is_first:
-            columns.update(self._row_columns(rows, mask))
+        for name, values in made.items():
+            columns[name] = pa.array(values, pa.float64(), mask=mask)
         if self._is_last:
-            self._add_ratios(columns)
+            for column in self.plan.columns:
+                if column.formula:
+                    values = evaluate(column.formula, columns, _ints(rows, "event_time_us"))
+                    columns[column.name] = pa.array(values, pa.float64(), mask=mask)
         return pa.RecordBatch.from_arrays(list(columns.values()), schema=self._schema)
-
-    def _row_columns(
-        self, rows: pa.RecordBatch, mask: npt.NDArray[np.bool_] | None
-    ) -> dict[str, pa.Array]:
-        """Columns that the row alone tells."""
-        times_us = _ints(rows, "event_time_us")
-        made: dict[str, pa.Array] = {}
-        for column in self.plan.columns:
-            if column.kind == "calendar":
-                values = CALENDAR[column.name](times_us)
-                made[column.name] = pa.array(values.astype(np.float64), pa.float64(), mask=mask)
-        return made
-
-    def _add_ratios(self, columns: dict[str, pa.Array]) -> None:
-        waiting = [c for c in self.plan.columns if c.kind == "ratio"]
-        unmade = {c.name for c in waiting}
-        while waiting:
-            column = waiting.pop(0)
-            if column.of in unmade or column.to in unmade:
-                waiting.append(column)
-                continue
-            of = columns[column.of].cast(pa.float64())
-            to = columns[column.to].cast(pa.float64())
-            zero = pc.equal(to, 0.0)
-            quotient = pc.divide(of, pc.if_else(zero, 1.0, to))
-            columns[column.name] = pc.if_else(zero, 0.0, quotient)
-            unmade.discard(column.name)
 
     def keep_only(self, key: str | None) -> None:
         """Forget every key but one: rows that come sorted by key need no more."""
-        arena, slot = self._arena, self._slots.get(key) if key is not None else None
-        begin, length = 0, 0
-        if slot is not None:
-            begin, length = int(arena.start[slot]), int(arena.length[slot])
-        for array in arena[BY_KEY:]:
-            # No identities are kept where no label is used.
-            kept = array[begin : begin + length].copy()
-            array[: len(kept)] = kept
-        for array in arena[:BY_KEY]:
-            row = array[slot or 0].copy()
-            array[: self.keys] = 0
-            if slot is not None:
-                array[0] = row
-        arena.start[0], arena.capacity[0], self._used = 0, length, length
+        slot = None
+        if key is not None and self.keys:
+            slot = int(self._state.slots(pa.array([key], pa.string()))[0])
+        self._state.keep_only(slot)
         self._rewrite_seen(only_key=key or "")
-        self._slots = {str(key): 0} if slot is not None else {}
 
     def snapshot(self) -> bytes:
         """The whole state, to be written somewhere durable; `restore` is its inverse."""
         self._rewrite_seen()
-        self._compact()
-        self._forget_keys()
+        self._state.forget(self._expire_before_us(self.stage.retention_us))
         state: dict[str, Any] = {
             "fingerprint": self.plan.fingerprint,
             "stage": self.stage.name,
             "offset": self.offset,
             "marks": [[*key, seq] for key, seq in sorted(self._marks.items())],
             "watermarks": sorted(self._watermarks.items()),
-            "keys": list(self._slots),
             "seen": [column[self._seen.used == 1].tobytes() for column in self._seen[:3]],
-            "used": self._used,
-            "arena": [
-                array[:size].tobytes()
-                for array, size in zip(self._arena, self._sizes(), strict=True)
-            ],
+            "state": self._state.pack(),
         }
         body = msgspec.msgpack.encode(state)
         return hashlib.sha256(body).digest() + body
@@ -405,17 +299,8 @@ class Fold:
         self.offset = state["offset"]
         self._marks = {(log, partition): seq for log, partition, seq in state["marks"]}
         self._watermarks = dict(state["watermarks"])
-        self._slots = {key: slot for slot, key in enumerate(state["keys"])}
         self._remember(*(np.frombuffer(column, np.int64) for column in state["seen"]))
-        self._used = state["used"]
-        self._arena = self._layout.arena(max(1024, 2 * self.keys), max(8192, 2 * self._used))
-        for array, size, saved in zip(self._arena, self._sizes(), state["arena"], strict=True):
-            array[:size] = np.frombuffer(saved, array.dtype).reshape(size, *array.shape[1:])
-
-    def _sizes(self) -> list[int]:
-        """How much of each of the arena's arrays is in use."""
-        by_key = [self.keys] * BY_KEY
-        return by_key + [min(self._used, len(array)) for array in self._arena[BY_KEY:]]
+        self._state.unpack(state["state"])
 
     def _remember(
         self,
@@ -429,34 +314,8 @@ class Fold:
         self._rewrite_seen()
 
 
-def _is_weekend(times_us: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    # 1970-01-01 was a Thursday: day 0 of the epoch is weekday 3.
-    weekday: npt.NDArray[np.int64] = (times_us // 86_400_000_000 + 3) % 7
-    return weekday >= 5
-
-
-def _is_night(times_us: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    hour: npt.NDArray[np.int64] = times_us // 3_600_000_000 % 24
-    return hour <= 6
-
-
-CALENDAR = {"is_weekend": _is_weekend, "is_night": _is_night}
-"""Columns of the event time, each from int64 [n] µs to bool [n]."""
-
-
 def _ints(rows: pa.RecordBatch, name: str) -> Any:
-    """A column as a numpy array; nulls (of fields a label row lacks) become 0."""
-    column = rows.column(name)
-    return (column.fill_null(0) if column.null_count else column).to_numpy(zero_copy_only=False)
-
-
-def _hashes(texts: pa.Array) -> npt.NDArray[np.int64]:
-    """64-bit hashes of strings, int64 [n]; nulls count as empty."""
-    _, offsets, text = texts.buffers()
-    out = np.empty(len(texts), np.int64)
-    places = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
-    hash_strings(places, np.frombuffer(text or b"", np.uint8), out)
-    return out
+    return ints(rows.column(name))
 
 
 def _conditions(

@@ -13,6 +13,7 @@ from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from features.errors import PenstockError
 from features.plan import Plan
 from features.settings import settings
+from features.wire import arrow_type
 
 TABLES = ("events", "labels", "features", "scores", "dead_letters")
 HISTORY_PARTITION = -1
@@ -30,10 +31,11 @@ def schema(table: str, plan: Plan) -> pa.Schema:
     Raises:
         PenstockError: there is no such table.
     """
-    kinds = {"text": pa.string(), "money": pa.int64(), "integer": pa.int64()}
     seqs = [pa.field(stage.seq_column, pa.int64()) for stage in plan.stages]
     if table == "events":
-        fields = [pa.field(f.name, kinds[f.type]) for f in plan.fields]
+        fields = [
+            pa.field(f.name, _TIME if f.type == "timestamp" else arrow_type(f)) for f in plan.fields
+        ]
         verdict = pa.field("verdict", pa.string())
         broker = pa.field("broker_time", _TIME)
         return pa.schema([*_ORIGIN, verdict, broker, *_EVENT, *fields, *seqs, _DATE])

@@ -1,115 +1,267 @@
-"""How a stage's windows lie in the kernel's arrays: ranges, primitives, and the arena itself."""
+"""How a stage's windows lie in the kernel's matrix: ranges, columns, and what is read of each."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from features.aggregations import aggregations
-from features.plan import StagePlan
-from kernels.windows import ARRIVED, FIRST_CONDITION, KINDS, LABEL, SQUARE_HIGH, Arena, Spec
+from features.aggregations.base import Primitive
+from features.coding import Coded
+from features.plan import StagePlan, WindowPlan
+from kernels.arena import ARRIVED, FIRST_CONDITION, LABEL, ONE, SQUARE, VALUE, Arena, Spec
+from kernels.windows import KINDS
 
-BY_KEY = Arena._fields.index("time")
-"""The arena's arrays before this one have a row for each key, the others one for each entry."""
+_SUMS = {"one": ONE, "value": VALUE, "square_low": SQUARE, "square_high": SQUARE}
+_ENTRIES = {"first": "first", "last": "last", "previous": "previous"}
+_EXTREMES = {"smallest": 1, "largest": -1}
+
+PRIMITIVES = (
+    *_SUMS,
+    *(f"{end}_{what}" for end in _ENTRIES for what in ("value", "time")),
+    *_EXTREMES,
+    "counter",
+    "distinct",
+    "quantile",
+    "gap_square_low",
+    "gap_square_high",
+    "decayed",
+    "own",
+)
+"""Every kind of primitive an aggregation can ask for."""
+
+_VALUELESS = {
+    "one",
+    "first_time",
+    "last_time",
+    "previous_time",
+    "gap_square_low",
+    "gap_square_high",
+}
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A primitive of one range, with the value it reads (-1: none) and the flags that qualify."""
+
+    kind: str
+    value: int
+    mask: int
+    parameter: int
 
 
 class Layout:
-    """What one stage keeps: its windows as ranges and primitives of the kernel.
+    """What one stage keeps.
 
-    Windows of one length and delay share a range, and equal primitives of a range are kept once.
+    Windows of one length, delay and resolution share a range; equal sums are kept once for all
+    ranges, equal readings of a range are made once.
     """
 
     def __init__(self, stage: StagePlan) -> None:
         self._stage = stage
-        ranges: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
-        wanted = [self._primitives(index) for index in range(len(stage.windows))]
-        for window, needs in zip(stage.windows, wanted, strict=True):
-            held = ranges.setdefault((window.over_us, window.delay_us), [])
+        self.values: list[Coded] = []
+        """What the kernel is given of every event, in order."""
+        self._marked = stage.uses_label or bool(stage.conditions)
+        ranges: dict[tuple[int, int, int], list[_Reading]] = {}
+        wanted: list[tuple[tuple[int, int, int], list[_Reading]]] = []
+        for window in stage.windows:
+            key = (window.over_us, window.delay_us, window.resolution_us)
+            needs = [self._reading(window, need) for need in primitives_of(window)]
+            held = ranges.setdefault(key, [])
             held.extend(need for need in needs if need not in held)
-        place: dict[tuple[int, int, tuple[int, int, int]], int] = {}
-        first, additive_end = [0], []
-        for (over_us, delay_us), held in ranges.items():
-            # Additive ones first; the halves of a square come one after the other.
-            held.sort(key=lambda need: (need[0] > SQUARE_HIGH, *need[1:], need[0]))
-            additive_end.append(first[-1] + sum(need[0] <= SQUARE_HIGH for need in held))
-            for need in held:
-                place[over_us, delay_us, need] = len(place)
-            first.append(len(place))
-        self._places = [
-            [place[window.over_us, window.delay_us, need] for need in needs]
-            for window, needs in zip(stage.windows, wanted, strict=True)
-        ]
-        kinds, columns, masks = np.array([need for *_, need in place], np.int64).reshape(-1, 3).T
-        overs, delays = np.array([*ranges], np.int64).reshape(-1, 2).T
-        self.spec = Spec(
-            *(
-                np.ascontiguousarray(array, np.int64)
-                for array in (overs, delays, first, additive_end, kinds, columns, masks)
+            wanted.append((key, needs))
+        place = {
+            (key, need): at
+            for at, (key, need) in enumerate(
+                (key, need) for key, held in ranges.items() for need in held
             )
-        )
+        }
+        self._places = [[place[key, need] for need in needs] for key, needs in wanted]
+        self.spec = _Compiler(self.values, self._marked).compile(ranges)
+
+    def _reading(self, window: WindowPlan, need: Primitive) -> _Reading:
+        mask = ARRIVED if self._stage.uses_label else 0
+        if window.where >= 0:
+            mask |= FIRST_CONDITION << window.where
+        if need.labelled:
+            mask |= LABEL
+        value = -1
+        if need.kind not in _VALUELESS:
+            coded = Coded(
+                window.value,
+                need.coding,
+                window.parameters if need.coding == "bucket" else (),
+                window.categories if need.coding == "code" else (),
+            )
+            if need.coding == "hash" and window.type != "text":
+                # Other types are integers already.
+                coded = Coded(
+                    window.value, "code" if window.categories else "value", (), window.categories
+                )
+            if coded not in self.values:
+                self.values.append(coded)
+            value = self.values.index(coded)
+        return _Reading(need.kind, value, mask, need.parameter)
 
     @property
-    def primitives(self) -> int:
+    def readings(self) -> int:
         """How many numbers the kernel gives for each event."""
         return len(self.spec.kind)
 
-    def _primitives(self, index: int) -> list[tuple[int, int, int]]:
-        """Kind, column of the values and mask of what a window needs."""
-        window = self._stage.windows[index]
-        column = self._stage.values.index(window.value) if window.value else 0
-        mask = ARRIVED | (FIRST_CONDITION << window.where if window.where >= 0 else 0)
-        return [
-            (
-                KINDS.index(need.kind),
-                # What reads no value is the same for every column.
-                column if need.kind in _OF_VALUES else 0,
-                mask | (LABEL if need.labelled else 0),
-            )
-            for need in aggregations()[window.aggregation].primitives
-        ]
+    @property
+    def entry_bytes(self) -> int:
+        """Memory of one retained event."""
+        return 8 * self.columns
 
-    def arena(self, keys: int, entries: int) -> Arena:
+    @property
+    def columns(self) -> int:
+        """Columns of the matrix."""
+        spec = self.spec
+        ends = [0, spec.mark, *spec.raw, *spec.extreme_column]
+        ends += [
+            at + (kind == SQUARE) for at, kind in zip(spec.sum_column, spec.sum_kind, strict=True)
+        ]
+        return int(max(ends)) + 1
+
+    def arena(self, keys: int, rows: int) -> Arena:
         """An empty arena."""
-        ranges = len(self.spec.over_us)
+        spec = self.spec
         return Arena(
             start=np.zeros(keys, np.int64),
-            length=np.zeros(keys, np.int64),
-            capacity=np.zeros(keys, np.int64),
+            length=np.zeros(keys, np.int32),
+            capacity=np.zeros(keys, np.int32),
             cursor_us=np.zeros(keys, np.int64),
-            lower=np.zeros((keys, ranges), np.int32),
-            upper=np.zeros((keys, ranges), np.int32),
-            sums=np.zeros((keys, self.primitives), np.int64),
-            time=np.zeros(entries, np.int64),
-            identity=np.zeros(entries if self._stage.uses_label else 0, np.int64),
-            flags=np.zeros(entries, np.uint16),
-            values=np.zeros((entries, len(self._stage.values)), np.int64),
+            cursors=np.zeros((keys, len(spec.over_us), 2), np.int32),
+            bounds=np.zeros((keys, len(spec.extreme_sign), 4), np.int32),
+            counters=np.zeros((keys, spec.counters), np.int32),
+            held=np.zeros((rows, self.columns), np.int64),
+            used=np.zeros(1, np.int64),
         )
 
     def results(
-        self, primitives: npt.NDArray[np.int64], times_us: npt.NDArray[np.int64]
-    ) -> list[npt.NDArray[np.float64]]:
-        """Every window's feature, float64 [n], from int64 [n, primitives]."""
-        return [
-            aggregations()[window.aggregation].result(
-                [primitives[:, place] for place in places], times_us, window.over_us
+        self, readings: npt.NDArray[np.int64], times_us: npt.NDArray[np.int64]
+    ) -> dict[str, npt.NDArray[np.float64]]:
+        """Every window's columns, float64 [n], from int64 [readings, n]."""
+        made: dict[str, npt.NDArray[np.float64]] = {}
+        for window, places in zip(self._stage.windows, self._places, strict=True):
+            found = aggregations()[window.aggregation].result(
+                [readings[place] for place in places], times_us, window.terms
             )
-            for window, places in zip(self._stage.windows, self._places, strict=True)
+            columns = found if isinstance(found, list) else [found]
+            made.update(zip(window.columns, columns, strict=True))
+        return made
+
+
+def primitives_of(window: WindowPlan) -> tuple[Primitive, ...]:
+    """What a window needs of the kernel."""
+    return aggregations()[window.aggregation].primitives(window.terms)
+
+
+class _Compiler:
+    """Gives every reading its columns."""
+
+    def __init__(self, values: list[Coded], marked: bool) -> None:
+        self._mark = 1 if marked else 0
+        self._next = 2 if marked else 1
+        self._raw = [-1] * len(values)
+        self._sums: dict[tuple[int, int, int], int] = {}
+        self._extremes: list[tuple[int, int, int, int]] = []
+        self._counters: list[tuple[int, int, int]] = []
+
+    def compile(self, ranges: dict[tuple[int, int, int], list[_Reading]]) -> Spec:
+        """The kernel's arrays."""
+        made: list[tuple[int, int, int, int, int]] = []
+        first, extreme_first, counter_first = [0], [0], [0]
+        offset = 0
+        for readings in ranges.values():
+            groups: dict[tuple[int, int], int] = {}
+            for reading in readings:
+                if reading.kind != "counter":
+                    made.append(self._columns(reading))
+                    continue
+                group = (reading.value, reading.mask)
+                if group not in groups:
+                    groups[group] = len(self._counters)
+                    size = sum((r.value, r.mask) == group for r in readings if r.kind == "counter")
+                    self._counters.append((self._kept(reading.value), reading.mask, offset))
+                    offset += size
+                made.append(
+                    (KINDS.index("counter"), groups[group], -1, reading.mask, reading.parameter)
+                )
+            first.append(len(made))
+            extreme_first.append(len(self._extremes))
+            counter_first.append(len(self._counters))
+        sums = [(kind, value, mask, at) for (kind, value, mask), at in self._sums.items()]
+        arrays: list[Any] = [
+            *_columns_of([*ranges], 3),
+            self._mark,
+            _ints(self._raw),
+            *_columns_of(sums, 4),
+            _ints(first),
+            *_columns_of(made, 5),
+            _ints(extreme_first),
+            *_columns_of(self._extremes, 4),
+            _ints(counter_first),
+            *_columns_of(self._counters, 3),
+            offset,
         ]
+        return Spec(*arrays)
+
+    def _columns(self, reading: _Reading) -> tuple[int, int, int, int, int]:
+        """(kind, at, by, mask, parameter) of a reading."""
+        kind, value, mask, parameter = reading.kind, reading.value, reading.mask, reading.parameter
+        by = -1
+        if kind in _SUMS:
+            name = kind
+            if kind == "one":
+                at = self._count(mask)
+            else:
+                at = self._sum(_SUMS[kind], value, mask) + (kind == "square_high")
+        elif kind in _EXTREMES:
+            name = "extreme"
+            at = len(self._extremes)
+            self._extremes.append((_EXTREMES[kind], self._kept(value), mask, self._column()))
+        elif kind == "own":
+            name, at = kind, value
+        elif kind.partition("_")[0] in _ENTRIES:
+            name, _, what = kind.partition("_")
+            at = 0 if what == "time" else self._kept(value)
+            by = self._count(mask)
+        else:
+            name = kind
+            at = 0 if kind in _VALUELESS else self._kept(value)
+        return KINDS.index(name), at, by, mask, parameter
+
+    def _count(self, mask: int) -> int:
+        """The running number of entries that qualify; -1 where all do."""
+        return self._sum(ONE, -1, mask) if mask else -1
+
+    def _sum(self, kind: int, value: int, mask: int) -> int:
+        key = (kind, value, mask)
+        if key not in self._sums:
+            self._sums[key] = self._column()
+            if kind == SQUARE:
+                self._column()
+        return self._sums[key]
+
+    def _kept(self, value: int) -> int:
+        if self._raw[value] < 0:
+            self._raw[value] = self._column()
+        return self._raw[value]
+
+    def _column(self) -> int:
+        self._next += 1
+        return self._next - 1
 
 
-_OF_VALUES = set(KINDS) - {"one", "first_time", "last_time", "previous_time"}
+def _ints(values: Sequence[int]) -> npt.NDArray[np.int64]:
+    return np.array(values, np.int64)
 
 
-def grown(arena: Arena, keys: int = 0, entries: int = 0) -> Arena:
-    """A copy with room for more keys or entries."""
-    grown = []
-    for index, array in enumerate(arena):
-        size = keys if index < BY_KEY else entries
-        # No identities are kept where no label is used.
-        if size <= len(array) or (array.size == 0 and index >= BY_KEY and array.ndim == 1):
-            grown.append(array)
-            continue
-        larger = np.zeros((size, *array.shape[1:]), array.dtype)
-        larger[: len(array)] = array
-        grown.append(larger)
-    return Arena(*grown)
+def _columns_of(rows: Sequence[Sequence[int]], width: int) -> list[Any]:
+    """Rows of numbers as one array for each place in them."""
+    return [np.ascontiguousarray(c) for c in np.array(rows, np.int64).reshape(-1, width).T]

@@ -17,29 +17,55 @@ from typing import Any
 
 import features.definitions
 from features.aggregations import aggregations
+from features.aggregations.base import Terms
 from features.errors import DefinitionError
+from features.place import did_you_mean, wrong
+from features.types import (
+    Boolean,
+    Category,
+    FieldType,
+    Float,
+    List,
+    Money,
+    Position,
+    Text,
+    Timestamp,
+)
 from features.vocabulary import (
     LARGEST_SUMMED,
-    Calendar,
     Comparison,
     Condition,
     Event,
+    Expression,
     Feature,
     FeatureSet,
     FieldRef,
-    Integer,
     LabelRef,
-    Money,
-    Ratio,
-    Text,
     Window,
-    did_you_mean,
-    wrong,
 )
 
 DEFAULT_PARTITIONS = 4
 """Partitions of every topic of a chain. More spread the load over more workers, but make
 envelopes smaller; it never changes for a chain that has run."""
+
+ROW_COLUMNS = (
+    "kind",
+    "verdict",
+    "origin_log",
+    "origin_partition",
+    "origin_offset",
+    "position_log",
+    "position_partition",
+    "position_seq",
+    "watermark_us",
+    "broker_time_us",
+    "event_id",
+    "event_time_us",
+)
+"""Every row begins with these (features/wire.py says what they are)."""
+
+LAKE_COLUMNS = ("event_time", "event_date", "broker_time", "known_time", "fingerprint")
+"""What the lake's tables have beside a row's columns (features/lake.py)."""
 
 MOST_CONDITIONS = 14
 """An entry of the window kernel has 16 flags, two of them its own."""
@@ -50,12 +76,15 @@ class FieldPlan:
     """A field of the event: its JSON form and how it travels in a row."""
 
     name: str
-    type: str  # text, money, integer
+    type: str  # text, category, money, integer, float, boolean, timestamp, position, list
     max_length: int = 0
     token: bool = False
     currency: str = ""
-    minimum: int | None = None
-    maximum: int | None = None
+    minimum: float | None = None  # in the row's own unit, as `maximum`
+    maximum: float | None = None
+    decimals: int | None = None  # of a float that travels as an integer
+    values: tuple[str, ...] = ()  # of a category
+    max_items: int = 0  # of a list
 
 
 @dataclass(frozen=True)
@@ -76,12 +105,21 @@ class WindowPlan:
     `where` is the index of its condition in the stage's `conditions`, or -1.
     """
 
-    column: str
+    columns: tuple[str, ...]
     aggregation: str
     value: str
+    type: str  # of the value
     over_us: int
     delay_us: int
+    resolution_us: int = 0
     where: int = -1
+    parameters: tuple[int, ...] = ()
+    categories: tuple[str, ...] = ()
+
+    @property
+    def terms(self) -> Terms:
+        """What the aggregation is told of this window."""
+        return Terms(self.over_us, self.parameters, self.categories)
 
 
 @dataclass(frozen=True)
@@ -93,15 +131,14 @@ class StagePlan:
     key_column: str
     topic: str
     windows: tuple[WindowPlan, ...]
-    values: tuple[str, ...]  # the integer fields its windows read
     conditions: tuple[tuple[Comparison, ...], ...]
     uses_label: bool
     retention_us: int  # the farthest any window looks back
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns this stage computes, in the plan's order."""
-        return tuple(window.column for window in self.windows)
+        """The columns this stage computes."""
+        return tuple(column for window in self.windows for column in window.columns)
 
     @property
     def seq_column(self) -> str:
@@ -114,12 +151,11 @@ class Column:
     """One output column, and so one input of the model."""
 
     name: str
-    kind: str  # field, calendar, window, ratio
+    kind: str  # field, window, expression
     unit: str
-    stage: str  # the stage that computes it; empty for what the row itself tells
+    stage: str  # the stage whose windows compute it; empty where it is no window
     meaning: str
-    of: str = ""
-    to: str = ""
+    formula: tuple[Any, ...] = ()  # of an expression (features/expressions.py)
 
 
 @dataclass(frozen=True)
@@ -186,14 +222,13 @@ def compile_plan(feature_set: FeatureSet) -> Plan:
     _refuse_duplicates(feature_set.features)
     for feature in feature_set.features:
         _check_sources(feature, feature_set)
-    _refuse_cycles([f for f in feature_set.features if isinstance(f, Ratio)], feature_set)
-
+    windows = _windows(feature_set.features)
     entities = [event.key]
-    for feature in feature_set.features:
-        if isinstance(feature, Window) and feature.entity not in entities:
-            entities.append(feature.entity)
+    for window in windows:
+        if window.entity not in entities:
+            entities.append(window.entity)
     stages = tuple(
-        _stage(index, entity.name, event.field_of_entity(entity), feature_set)
+        _stage(index, entity.name, event.field_of_entity(entity), windows, feature_set)
         for index, entity in enumerate(entities)
     )
     label = None
@@ -207,8 +242,9 @@ def compile_plan(feature_set: FeatureSet) -> Plan:
             stage=first,
             keys=tuple(stage.key_column for stage in stages[first:]),
         )
+    _refuse_taken_names(feature_set, stages)
     fields = tuple(_field(name, kind) for name, kind in event.fields.items())
-    columns = tuple(_column(feature, event) for feature in feature_set.features)
+    columns = tuple(column for each in feature_set.features for column in _columns(each))
     plan = Plan(
         name=feature_set.name,
         version=feature_set.version,
@@ -295,121 +331,188 @@ def _unreadable(file: str, error: Exception) -> DefinitionError:
 def _refuse_duplicates(features_: list[Feature]) -> None:
     first: dict[str, Feature] = {}
     for feature in features_:
-        if feature.name in first:
+        if isinstance(feature, Condition) or (isinstance(feature, Expression) and not feature.name):
+            raise wrong(feature.place, "an expression without a name", 'add .named("its_name")')
+        for name in _names(feature):
+            if name in first:
+                raise wrong(
+                    feature.place,
+                    f"the feature {name!r} is declared a second time "
+                    f"(first at {first[name].place})",
+                    "remove one",
+                )
+            first[name] = feature
+
+
+def _refuse_taken_names(feature_set: FeatureSet, stages: tuple[StagePlan, ...]) -> None:
+    """A row has one column of a name."""
+    taken = dict.fromkeys((*ROW_COLUMNS, *LAKE_COLUMNS), "a column of every row")
+    taken |= {stage.seq_column: "a column of every row" for stage in stages}
+    event, label = feature_set.event, feature_set.label
+    for name in event.fields:
+        if name in taken:
             raise wrong(
-                feature.place,
-                f"the feature {feature.name!r} is declared a second time "
-                f"(first at {first[feature.name].place})",
-                "remove one",
+                feature_set.place, f"the field {name!r} is {taken[name]}", "give it another name"
             )
-        first[feature.name] = feature
+        taken[name] = f"a field of {event.topic!r}"
+    if label is not None:
+        if label.field in taken:
+            raise wrong(
+                label.place, f"the label {label.field!r} is {taken[label.field]}", "rename it"
+            )
+        taken[label.field] = f"the label of {label.topic!r}"
+    for feature in feature_set.features:
+        for name in _names(feature):
+            if name in taken and not isinstance(feature, FieldRef):
+                raise wrong(
+                    feature.place, f"the feature {name!r} is {taken[name]}", "give it another name"
+                )
+
+
+def _names(feature: Feature) -> tuple[str, ...]:
+    if isinstance(feature, Window):
+        return feature.columns
+    if isinstance(feature, FieldRef) and isinstance(feature.type, Category):
+        # The field's own name is that of the text.
+        return (f"{feature.name}_code",)
+    return (feature.name,)
+
+
+def _windows(features_: list[Feature]) -> list[Window]:
+    """Every window once: the features and what expressions read beside them."""
+    found: dict[tuple[str, ...], Window] = {}
+    for feature in features_:
+        inner = feature.windows() if isinstance(feature, Expression) else [feature]
+        for window in inner:
+            if isinstance(window, Window):
+                found.setdefault(window.columns, window)
+    return list(found.values())
 
 
 def _check_sources(feature: Feature, feature_set: FeatureSet) -> None:
+    event = feature_set.event
+    if isinstance(feature, Expression):
+        for read in feature.fields():
+            _check_source(feature, read.source, event)
+        for window in feature.windows():
+            if len(window.columns) > 1:
+                raise wrong(
+                    feature.place,
+                    f"{feature.name!r} computes with {window.aggregation}(), which is "
+                    f"{len(window.columns)} columns",
+                    "use aggregations of one column",
+                )
+            _check_window(window, feature_set)
+    elif isinstance(feature, FieldRef):
+        _check_source(feature, feature.source, event)
+        if isinstance(feature.type, Text | Timestamp | Position | List):
+            kind = type(feature.type).__name__.lower()
+            mend = {
+                "text": "use category_hash(…), or give a number",
+                "timestamp": "use age_seconds(…)",
+                "position": "use speed(…)",
+                "list": "use length(…)",
+            }
+            raise wrong(
+                feature.place, f"the {kind} field {feature.name!r} is no feature", mend[kind]
+            )
+    else:
+        _check_window(feature, feature_set)
+
+
+def _check_window(window: Window, feature_set: FeatureSet) -> None:
     event, label = feature_set.event, feature_set.label
-    if isinstance(feature, FieldRef):
-        _check_field(feature, feature, event)
-        if isinstance(feature.type, Text):
-            raise wrong(
-                feature.place, f"the text field {feature.name!r} is no feature", "give a number"
-            )
-    if isinstance(feature, Window):
-        if not isinstance(event.fields.get(feature.entity.key), Text):
-            raise wrong(
-                feature.place,
-                f"{event.topic!r} has no column {feature.entity.key!r} to group by",
-                did_you_mean(
-                    feature.entity.key,
-                    [n for n, t in event.fields.items() if isinstance(t, Text)],
-                ),
-            )
-        if isinstance(feature.of, FieldRef):
-            _check_field(feature, feature.of, event)
-            _check_range(feature, feature.of)
-        if feature.where is not None and feature.where.source != event.topic:
-            raise wrong(
-                feature.place,
-                f"the condition of {feature.name!r} is on {feature.where.source!r}",
-                f"compare a field of {event.topic!r}",
-            )
-        if isinstance(feature.of, LabelRef) and (label is None or feature.of.source != label.topic):
-            raise wrong(
-                feature.place,
-                f"{feature.name!r} reads the label {feature.of.source!r}, not this set's",
-                "pass that label as label= of the FeatureSet",
-            )
+    if not isinstance(event.fields.get(window.entity.key), Text):
+        raise wrong(
+            window.place,
+            f"{event.topic!r} has no column {window.entity.key!r} to group by",
+            did_you_mean(
+                window.entity.key, [n for n, t in event.fields.items() if isinstance(t, Text)]
+            ),
+        )
+    if isinstance(window.of, FieldRef):
+        _check_source(window.of, window.of.source, event)
+        _check_range(window, window.of)
+    if window.where is not None and window.where.source != event.topic:
+        raise wrong(
+            window.place,
+            f"the condition of {window.name!r} is on {window.where.source!r}",
+            f"compare a field of {event.topic!r}",
+        )
+    if isinstance(window.of, LabelRef) and (label is None or window.of.source != label.topic):
+        raise wrong(
+            window.place,
+            f"{window.name!r} reads the label {window.of.source!r}, not this set's",
+            "pass that label as label= of the FeatureSet",
+        )
 
 
-def _check_field(feature: Feature, ref: FieldRef, event: Event) -> None:
-    if ref.source != event.topic:
+def _check_source(feature: Feature, source: str, event: Event) -> None:
+    if source != event.topic:
         raise wrong(
             feature.place,
-            f"{ref.name!r} belongs to {ref.source!r}, not to {event.topic!r}",
+            f"{feature.name!r} belongs to {source!r}, not to {event.topic!r}",
             "use a field of the set's own event",
         )
 
 
-def _check_range(feature: Window, ref: FieldRef) -> None:
+def _check_range(window: Window, ref: FieldRef) -> None:
     """What is added up must not overflow, whatever a producer sends."""
-    kinds = {primitive.kind for primitive in aggregations()[feature.aggregation].primitives}
-    if not kinds & {"value", "square_low"}:
+    needs = aggregations()[window.aggregation].primitives(window.terms)
+    if not {primitive.kind for primitive in needs} & {"value", "square_low"}:
         return
     bounds = _bounds(ref.type)
     if any(bound is None or abs(bound) > LARGEST_SUMMED for bound in bounds):
         raise wrong(
-            feature.place,
-            f"{feature.name!r} adds up {ref.name!r}, which reaches from {bounds[0]} to {bounds[1]}",
+            window.place,
+            f"{window.name!r} adds up {ref.name!r}, which reaches from {bounds[0]} to {bounds[1]}",
             f"declare min= and max= of the field within ±{LARGEST_SUMMED}, so that sums fit",
         )
 
 
-def _bounds(kind: Text | Money | Integer) -> tuple[int | None, int | None]:
-    if isinstance(kind, Text):
+def _bounds(kind: FieldType) -> tuple[float | None, float | None]:
+    """The least and greatest value in the row's unit."""
+    if isinstance(kind, Boolean):
+        return 0, 1
+    if isinstance(kind, Category):
+        return 0, len(kind.values) - 1
+    if isinstance(kind, Float):
+        if kind.decimals is None:
+            return kind.min, kind.max
+        low, high = (
+            None if b is None else round(b * 10**kind.decimals) for b in (kind.min, kind.max)
+        )
+        return low, high
+    if isinstance(kind, Text | Timestamp | Position | List):
         return None, None
     # An amount is as large below zero as above, unless it says otherwise.
     low = -kind.max if isinstance(kind, Money) and kind.min is None else kind.min
     return low, kind.max
 
 
-def _refuse_cycles(ratios: list[Ratio], feature_set: FeatureSet) -> None:
-    by_name = {ratio.name: ratio for ratio in ratios}
-    names = [feature.name for feature in feature_set.features]
-    done: set[str] = set()
-
-    def visit(ratio: Ratio, path: tuple[str, ...]) -> None:
-        if ratio.name in path:
-            circle = " → ".join([*path[path.index(ratio.name) :], ratio.name])
-            raise wrong(ratio.place, f"the features form a cycle {circle}", "break it")
-        if ratio.name in done:
-            return
-        for operand in (ratio.of, ratio.to):
-            if operand not in names:
-                raise wrong(
-                    ratio.place,
-                    f"{ratio.name!r} uses the unknown column {operand!r}",
-                    did_you_mean(operand, names),
-                )
-            if operand in by_name:
-                visit(by_name[operand], (*path, ratio.name))
-        done.add(ratio.name)
-
-    for ratio in ratios:
-        visit(ratio, ())
-
-
-def _stage(index: int, name: str, key_column: str, feature_set: FeatureSet) -> StagePlan:
-    windows: list[WindowPlan] = []
+def _stage(
+    index: int, name: str, key_column: str, windows: list[Window], feature_set: FeatureSet
+) -> StagePlan:
+    own: list[WindowPlan] = []
     conditions: list[Condition] = []
-    for feature in feature_set.features:
-        if not isinstance(feature, Window) or feature.entity.key != key_column:
+    for window in windows:
+        if window.entity.key != key_column:
             continue
-        value = feature.of.name if isinstance(feature.of, FieldRef) else ""
-        if feature.where is not None and feature.where not in conditions:
-            conditions.append(feature.where)
-        where = -1 if feature.where is None else conditions.index(feature.where)
-        windows.append(
+        field = window.of if isinstance(window.of, FieldRef) else None
+        if window.where is not None and window.where not in conditions:
+            conditions.append(window.where)
+        own.append(
             WindowPlan(
-                feature.name, feature.aggregation, value, feature.over_us, feature.delay_us, where
+                columns=window.columns,
+                aggregation=window.aggregation,
+                value=field.name if field else "",
+                type=type(field.type).__name__.lower() if field else "",
+                over_us=window.over_us,
+                delay_us=window.delay_us,
+                resolution_us=window.resolution_us,
+                where=-1 if window.where is None else conditions.index(window.where),
+                parameters=window.parameters,
+                categories=window.terms.categories,
             )
         )
     if len(conditions) > MOST_CONDITIONS:
@@ -423,50 +526,47 @@ def _stage(index: int, name: str, key_column: str, feature_set: FeatureSet) -> S
         name=name,
         key_column=key_column,
         topic=f"penstock.{feature_set.name}.{name}.v{feature_set.version}",
-        windows=tuple(windows),
-        values=tuple(dict.fromkeys(w.value for w in windows if w.value)),
+        windows=tuple(own),
         conditions=tuple(condition.comparisons for condition in conditions),
-        uses_label=any(aggregations()[w.aggregation].takes == "label" for w in windows),
-        retention_us=max((w.over_us + w.delay_us for w in windows), default=0),
+        uses_label=any(aggregations()[w.aggregation].takes == "label" for w in own),
+        # Edges are rounded up, so a coarse window reaches no farther back.
+        retention_us=max((w.over_us + w.delay_us for w in own), default=0),
     )
 
 
-def _field(name: str, kind: Text | Money | Integer) -> FieldPlan:
-    if isinstance(kind, Text):
-        return FieldPlan(name, "text", max_length=kind.max, token=kind.token)
+def _field(name: str, kind: FieldType) -> FieldPlan:
     low, high = _bounds(kind)
+    type_ = type(kind).__name__.lower()
+    if isinstance(kind, Text):
+        return FieldPlan(name, type_, max_length=kind.max, token=kind.token)
+    if isinstance(kind, Category):
+        return FieldPlan(name, type_, values=kind.values, minimum=low, maximum=high)
+    if isinstance(kind, List):
+        return FieldPlan(name, type_, max_length=kind.max_text, max_items=kind.max)
     if isinstance(kind, Money):
-        return FieldPlan(name, "money", currency=kind.currency, minimum=low, maximum=high)
-    return FieldPlan(name, "integer", minimum=low, maximum=high)
+        return FieldPlan(name, type_, currency=kind.currency, minimum=low, maximum=high)
+    decimals = kind.decimals if isinstance(kind, Float) else None
+    return FieldPlan(name, type_, minimum=low, maximum=high, decimals=decimals)
 
 
-def _unit(kind: Text | Money | Integer) -> str:
-    return f"{kind.currency} minor" if isinstance(kind, Money) else ""
+def _unit(kind: FieldType) -> str:
+    if isinstance(kind, Money):
+        return f"{kind.currency} minor"
+    if isinstance(kind, Float) and kind.decimals:
+        return f"10^-{kind.decimals}"
+    return "0 or 1" if isinstance(kind, Boolean) else ""
 
 
-_CALENDAR_MEANING = {
-    "is_weekend": "1 on Saturday and Sunday (UTC), else 0",
-    "is_night": "1 from 00:00:00 to 06:59:59 (UTC), else 0",
-}
-
-
-def _column(feature: Feature, event: Event) -> Column:
+def _columns(feature: Feature) -> list[Column]:
     if isinstance(feature, FieldRef):
-        return Column(
-            feature.name, "field", _unit(feature.type), "", f"{feature.name} of the event"
-        )
-    if isinstance(feature, Calendar):
-        return Column(feature.name, "calendar", "0 or 1", "", _CALENDAR_MEANING[feature.part])
-    if isinstance(feature, Ratio):
-        return Column(
-            feature.name,
-            "ratio",
-            "",
-            "",
-            f"{feature.of} / {feature.to}, 0 where the divisor is 0",
-            of=feature.of,
-            to=feature.to,
-        )
+        (name,) = _names(feature)
+        if isinstance(feature.type, Category):
+            meaning = f"the place of {feature.name} among its values, from 0"
+            return [Column(name, "expression", "", "", meaning, formula=_formula(feature))]
+        return [Column(name, "field", _unit(feature.type), "", f"{feature.name} of the event")]
+    if isinstance(feature, Expression):
+        formula = _formula(feature)
+        return [Column(feature.name, "expression", feature.unit, "", spelt(formula), formula)]
     aggregation = aggregations()[feature.aggregation]
     unit = aggregation.unit
     if not unit and isinstance(feature.of, FieldRef):
@@ -475,13 +575,65 @@ def _column(feature: Feature, event: Event) -> Column:
     only = (
         " and ".join(c.name for c in feature.where.comparisons) if feature.where is not None else ""
     )
-    return Column(
-        feature.name,
-        "window",
-        unit,
-        feature.entity.name,
+    coarse = f", edges every {feature.resolution_us / 6e7:g} min" if feature.resolution_us else ""
+    meaning = (
         f"{feature.aggregation} of {what} of the same {feature.entity.key} "
-        f"over {feature.over_us / 8.64e10:g} d, delayed {feature.delay_us / 8.64e10:g} d"
+        f"over {feature.over_us / 8.64e10:g} d, delayed {feature.delay_us / 8.64e10:g} d{coarse}"
         f"{', where ' + only if only else ''}: {aggregation.formula}; "
-        f"{aggregation.empty} where there is none",
+        f"{aggregation.empty} where there is none"
     )
+    return [Column(name, "window", unit, feature.entity.name, meaning) for name in feature.columns]
+
+
+_OPERATOR = {"lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+
+
+def _formula(of: Any) -> tuple[Any, ...]:
+    """An operand as plain data."""
+    if isinstance(of, int | float):
+        return ("number", float(of))
+    if isinstance(of, Window):
+        return ("column", of.name)
+    if isinstance(of, FieldRef):
+        if isinstance(of.type, Category):
+            return ("code", of.name, of.type.values)
+        if isinstance(of.type, Text | Timestamp | Position | List):
+            kind = type(of.type).__name__.lower()
+            raise wrong(of.place, f"arithmetic with the {kind} field {of.name!r}", "use a number")
+        return ("column", of.name)
+    if isinstance(of, Condition):
+        made = [_holds(comparison, of) for comparison in of.comparisons]
+        formula = made[0]
+        for more in made[1:]:
+            formula = ("*", formula, more)
+        return formula
+    if of.operator in ("hash", "length", "age_seconds"):
+        return (of.operator, of.operands[0].name, *of.operands[1:])
+    inner = _formula(of.operands[0]) if of.operands else ()
+    if of.operator in ("clip", "bucket"):
+        return (of.operator, inner, *of.operands[1:])
+    return (of.operator, *(_formula(operand) for operand in of.operands))
+
+
+def _holds(comparison: Comparison, of: Condition) -> tuple[Any, ...]:
+    if comparison.operator == "in":
+        return ("in", comparison.field, comparison.operand)
+    column = ("column", comparison.field)
+    return (_OPERATOR[comparison.operator], column, ("number", float(comparison.operand)))  # type: ignore[arg-type]
+
+
+_INFIX = ("+", "-", "*", "/", "<", "<=", ">", ">=")
+
+
+def spelt(formula: tuple[Any, ...]) -> str:
+    """A formula as one would write it."""
+    name, *rest = formula
+    if name == "number":
+        return f"{rest[0]:g}"
+    if name == "column":
+        return str(rest[0])
+    if name in _INFIX:
+        return f"({spelt(rest[0])} {name} {spelt(rest[1])})"
+    if name in ("log1p", "clip", "bucket"):
+        return f"{name}({', '.join([spelt(rest[0]), *map(str, rest[1:])])})"
+    return f"{name}({', '.join(map(str, rest))})" if rest else str(name)

@@ -88,7 +88,7 @@ def rules(plan: Plan) -> list[Rule]:
     for name in (*KEYS, *plan.column_names):
         made.append(Rule(f"{name} is present", gx.ExpectColumnValuesToNotBeNull(column=name)))
     for column in plan.columns:
-        if column.kind == "calendar":
+        if column.unit == "0 or 1":
             rule = gx.ExpectColumnValuesToBeInSet(column=column.name, value_set=[0.0, 1.0])
             made.append(Rule(f"{column.name} is 0 or 1", rule))
             continue
@@ -99,9 +99,9 @@ def rules(plan: Plan) -> list[Rule]:
         made.append(Rule(f"{low:g} ≤ {column.name} ≤ {high:g}", rule))
     for shorter, longer in _nested(plan):
         rule = gx.ExpectColumnPairValuesAToBeGreaterThanB(
-            column_A=longer.column, column_B=shorter.column, or_equal=True
+            column_A=longer.columns[0], column_B=shorter.columns[0], or_equal=True
         )
-        made.append(Rule(f"{shorter.column} ≤ {longer.column}", rule))
+        made.append(Rule(f"{shorter.columns[0]} ≤ {longer.columns[0]}", rule))
     return made
 
 
@@ -110,14 +110,14 @@ def bounds(plan: Plan, column: str) -> tuple[float, float]:
     fields = {field.name: field for field in plan.fields}
     for stage in plan.stages:
         for window in stage.windows:
-            if window.column != column:
+            if column not in window.columns:
                 continue
             # The event itself lies in a window without delay, unless a condition keeps it out.
             fewest = 0 if window.delay_us or window.where >= 0 else 1
             field = fields.get(window.value)
             low, high = _bounds(field) if field else (-math.inf, math.inf)
             meaning = aggregations()[window.aggregation]
-            return meaning.bounds(low, high, fewest, window.over_us)
+            return meaning.bounds(low, high, fewest, window.terms)
     if column in fields:
         return _bounds(fields[column])
     return -math.inf, math.inf

@@ -6,14 +6,19 @@ the beginning for every row and shares no code with the kernels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from typing import Any
 
 from features.aggregations import aggregations
 from features.aggregations.base import Entry
+from features.coding import hash_of
 from features.plan import Plan, StagePlan, WindowPlan
 from features.vocabulary import Comparison
+from kernels import transcend
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Fact:
     event_id: str
     time_us: int
     key: str
-    values: dict[str, int | str]
+    values: dict[str, Any]
     label: bool | None = None  # None on events
     duplicate: bool = False
 
@@ -50,45 +55,106 @@ def window(
     now: Fact,
     spec: WindowPlan,
     stage: StagePlan,
-) -> float:
-    """The value of one window for the event `now`.
+) -> list[float]:
+    """The columns of one window for the event `now`.
 
     `events` are those of its key up to it, in order of (time, arrival); `labels` is the last label
     of each (event id, time) up to it.
     """
+    after, until = now.time_us - spec.delay_us - spec.over_us, now.time_us - spec.delay_us
+    if spec.resolution_us:
+        # Edges are rounded up, the upper one only where there is a delay.
+        after = _rounded_up(after, spec.resolution_us)
+        until = _rounded_up(until, spec.resolution_us) if spec.delay_us else until
     entries = [
-        Entry(
-            e.time_us,
-            int(e.values.get(spec.value, 0)),
-            labels.get((e.event_id, e.time_us), False),
-            e is now,
-        )
+        _entry(e, labels, spec, e is now)
         for e in events
-        if now.time_us - spec.delay_us - spec.over_us < e.time_us <= now.time_us - spec.delay_us
+        if after < e.time_us <= until
         and (spec.where < 0 or all(_holds(c, e) for c in stage.conditions[spec.where]))
     ]
-    return aggregations()[spec.aggregation].reference(entries, now.time_us, spec.over_us)
+    found = aggregations()[spec.aggregation].reference(
+        entries, _entry(now, labels, spec, True), spec.terms
+    )
+    return found if isinstance(found, list) else [found]
+
+
+def _rounded_up(time_us: int, resolution_us: int) -> int:
+    return math.ceil(Fraction(time_us, resolution_us)) * resolution_us
+
+
+def _entry(
+    event: Fact, labels: Mapping[tuple[str, int], bool], spec: WindowPlan, is_current: bool
+) -> Entry:
+    label = labels.get((event.event_id, event.time_us), False)
+    return Entry(event.time_us, event.values.get(spec.value, 0), label, is_current)
 
 
 def _holds(comparison: Comparison, event: Fact) -> bool:
     value, operand = event.values[comparison.field], comparison.operand
     if isinstance(operand, tuple):
         return value in operand
-    number = int(value)
     return {
-        "lt": number < operand,
-        "le": number <= operand,
-        "gt": number > operand,
-        "ge": number >= operand,
+        "lt": value < operand,
+        "le": value <= operand,
+        "gt": value > operand,
+        "ge": value >= operand,
     }[comparison.operator]
 
 
-def calendar(part: str, time_us: int) -> float:
-    """A calendar column of an event time, in UTC."""
+def expression(formula: tuple[Any, ...], values: Mapping[str, Any], time_us: int) -> float:
+    """A row expression for one event, from its fields and its other columns."""
+    name, *rest = formula
+
+    def of(inner: tuple[Any, ...]) -> float:
+        return expression(inner, values, time_us)
+
     moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_us)
-    if part == "is_weekend":
-        return float(moment.isoweekday() >= 6)
-    return float(moment.hour <= 6)
+    if name == "number":
+        return float(rest[0])
+    if name == "column":
+        return float(values[rest[0]])
+    if name == "/":
+        above, below = of(rest[0]), of(rest[1])
+        return above / below if below else 0.0
+    if name in ("+", "-", "*", "<", "<=", ">", ">="):
+        a, b = of(rest[0]), of(rest[1])
+        return float(
+            {
+                "+": a + b,
+                "-": a - b,
+                "*": a * b,
+                "<": a < b,
+                "<=": a <= b,
+                ">": a > b,
+                ">=": a >= b,
+            }[name]
+        )
+    if name == "in":
+        return float(values[rest[0]] in rest[1])
+    if name == "log1p":
+        x = of(rest[0])
+        return transcend.log1p(x) if x > -1.0 else 0.0
+    if name == "clip":
+        return min(max(of(rest[0]), rest[1]), rest[2])
+    if name == "bucket":
+        return float(sum(edge <= of(rest[0]) for edge in rest[1]))
+    if name == "hash":
+        return float(hash_of(values[rest[0]]) % rest[1])
+    if name == "code":
+        return float(rest[1].index(values[rest[0]]))
+    if name == "length":
+        return float(len(values[rest[0]]))
+    if name == "age_seconds":
+        return (time_us - values[rest[0]]) / 1e6
+    return float(
+        {
+            "day_of_week": moment.weekday(),
+            "hour_of_day": moment.hour,
+            "minute_of_day": moment.hour * 60 + moment.minute,
+            "is_weekend": moment.isoweekday() >= 6,
+            "is_night": moment.hour <= 6,
+        }[name]
+    )
 
 
 def stage_columns(plan: Plan, stage: StagePlan, log: Sequence[Fact]) -> list[dict[str, float]]:
@@ -102,7 +168,8 @@ def stage_columns(plan: Plan, stage: StagePlan, log: Sequence[Fact]) -> list[dic
         # A later label replaces an earlier one.
         labels = {(f.event_id, f.time_us): f.label for f in upto if f.label is not None}
         events = sorted((f for f in upto if f.label is None), key=lambda fact: fact.time_us)
-        found.append(
-            {spec.column: window(events, labels, now, spec, stage) for spec in stage.windows}
-        )
+        row: dict[str, float] = {}
+        for spec in stage.windows:
+            row |= zip(spec.columns, window(events, labels, now, spec, stage), strict=True)
+        found.append(row)
     return found

@@ -7,52 +7,90 @@ from. Every object remembers the file and line that wrote it, so that a mistake 
 
 from __future__ import annotations
 
-import difflib
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from features.aggregations import aggregations
-from features.errors import DefinitionError
+from features.aggregations.base import Terms
+from features.duration import DAY_US, HOUR_US, MINUTE_US, SECOND_US, duration_name
+from features.place import Place, did_you_mean, wrong
+from features.place import caller as _caller
+from features.types import (
+    Boolean,
+    Category,
+    FieldType,
+    Float,
+    Integer,
+    List,
+    Money,
+    Position,
+    Text,
+    Timestamp,
+)
 
-CURRENCIES = frozenset({"CHF", "EUR", "GBP", "JPY", "USD"})
-"""Currencies whose minor unit the generator and the contracts know (ISO 4217)."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a declaration stands."""
-
-    file: str
-    line: int
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
-
-
-def _caller() -> Place:
-    """The first frame outside this module: the line of the definitions file."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename == __file__:
-        frame = frame.f_back
-    # A dataclass's generated __init__ has no file of its own.
-    while frame.f_back is not None and frame.f_code.co_filename.startswith("<"):
-        frame = frame.f_back
-    if frame.f_code.co_filename == __file__ and frame.f_back is not None:
-        frame = frame.f_back
-    return Place(Path(frame.f_code.co_filename).name, frame.f_lineno)
-
-
-def wrong(place: Place, what: str, mend: str) -> DefinitionError:
-    """A definition error in the one form they all have."""
-    return DefinitionError(f"{place}: {what}; {mend}")
-
-
-def did_you_mean(name: str, known: list[str]) -> str:
-    """A suggestion for a misspelt name, or the list of what there is."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"there is {', '.join(map(repr, known))}"
+__all__ = [
+    "Aggregate",
+    "Boolean",
+    "Category",
+    "Comparison",
+    "Condition",
+    "Entity",
+    "Event",
+    "Expression",
+    "Feature",
+    "FeatureSet",
+    "FieldRef",
+    "Float",
+    "Integer",
+    "Label",
+    "LabelRef",
+    "List",
+    "Money",
+    "Position",
+    "Text",
+    "Timestamp",
+    "Window",
+    "age_seconds",
+    "bucket",
+    "category_hash",
+    "clip",
+    "count",
+    "day_of_week",
+    "days",
+    "decay",
+    "distinct",
+    "duration_name",
+    "entropy",
+    "first",
+    "histogram",
+    "hour_of_day",
+    "hours",
+    "is_night",
+    "is_weekend",
+    "label_count",
+    "last",
+    "last_k",
+    "length",
+    "log1p",
+    "max",
+    "mean",
+    "min",
+    "minute_of_day",
+    "minutes",
+    "percentile",
+    "rate",
+    "seconds",
+    "seconds_between",
+    "seconds_between_std",
+    "seconds_since_label",
+    "seconds_since_last",
+    "speed",
+    "std",
+    "sum",
+    "top_k",
+    "velocity_ratio",
+]
 
 
 def _duration(n: float, unit_us: int) -> int:
@@ -63,30 +101,22 @@ def _duration(n: float, unit_us: int) -> int:
 
 def days(n: float) -> int:
     """A duration in microseconds."""
-    return _duration(n, 86_400_000_000)
+    return _duration(n, DAY_US)
 
 
 def hours(n: float) -> int:
     """A duration in microseconds."""
-    return _duration(n, 3_600_000_000)
+    return _duration(n, HOUR_US)
 
 
 def minutes(n: float) -> int:
     """A duration in microseconds."""
-    return _duration(n, 60_000_000)
+    return _duration(n, MINUTE_US)
 
 
 def seconds(n: float) -> int:
     """A duration in microseconds."""
-    return _duration(n, 1_000_000)
-
-
-def duration_name(duration_us: int) -> str:
-    """The short form used in column names: `7d`, `12h`, `30m`, `45s`."""
-    for suffix, unit_us in (("d", days(1)), ("h", hours(1)), ("m", minutes(1)), ("s", seconds(1))):
-        if duration_us % unit_us == 0:
-            return f"{duration_us // unit_us}{suffix}"
-    return f"{duration_us}us"
+    return _duration(n, SECOND_US)
 
 
 @dataclass(frozen=True)
@@ -101,44 +131,17 @@ class Entity:
         return self.key.removesuffix("_id")
 
 
-@dataclass(frozen=True)
-class Text:
-    """A string field; `token=True` replaces it by a keyed hash at ingest."""
-
-    max: int = 64
-    token: bool = False
-
-
-@dataclass(frozen=True)
-class Money:
-    """An amount in integer minor units of one currency; `max` bounds sums."""
-
-    currency: str
-    min: int | None = None
-    max: int = 10**12
-
-
-@dataclass(frozen=True)
-class Integer:
-    """A 64-bit integer field."""
-
-    min: int | None = None
-    max: int | None = None
-
-
-FieldType = Text | Money | Integer
-
 LARGEST_SUMMED = 2**63 // 10**6
 """A field that is added up stays below it, so that a million events fit a 64-bit sum."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A field compared with a constant: what `where=` counts."""
+    """A field compared with a constant in the row's units: what `where=` counts."""
 
     field: str
     operator: str  # lt, le, gt, ge, in
-    operand: int | tuple[str, ...] | tuple[int, ...]
+    operand: float | tuple[str, ...] | tuple[int, ...] | tuple[bool, ...]
 
     @property
     def name(self) -> str:
@@ -147,12 +150,60 @@ class Comparison:
         return "_".join([self.field, self.operator, *map(str, operand)])
 
 
+class _Operand:
+    """What arithmetic can be done with: the result is a column once it has a name."""
+
+    def __add__(self, other: Any) -> Expression:
+        return Expression("+", (self, other))
+
+    def __radd__(self, other: Any) -> Expression:
+        return Expression("+", (other, self))
+
+    def __sub__(self, other: Any) -> Expression:
+        return Expression("-", (self, other))
+
+    def __rsub__(self, other: Any) -> Expression:
+        return Expression("-", (other, self))
+
+    def __mul__(self, other: Any) -> Expression:
+        return Expression("*", (self, other))
+
+    def __rmul__(self, other: Any) -> Expression:
+        return Expression("*", (other, self))
+
+    def __truediv__(self, other: Any) -> Expression:
+        return Expression("/", (self, other))
+
+    def __rtruediv__(self, other: Any) -> Expression:
+        return Expression("/", (other, self))
+
+
+class _Comparable(_Operand):
+    """An operand whose comparisons are 0 or 1."""
+
+    def __lt__(self, other: Any) -> Expression:
+        return Expression("<", (self, other))
+
+    def __le__(self, other: Any) -> Expression:
+        return Expression("<=", (self, other))
+
+    def __gt__(self, other: Any) -> Expression:
+        return Expression(">", (self, other))
+
+    def __ge__(self, other: Any) -> Expression:
+        return Expression(">=", (self, other))
+
+
 @dataclass(frozen=True)
-class Condition:
-    """Comparisons that must all hold, as written in a feature: `payments.amount >= 10_000`."""
+class Condition(_Operand):
+    """Comparisons that must all hold, as written in a feature: `payments.amount >= 10_000`.
+
+    It serves as `where=` of a window, and in arithmetic as 1 or 0.
+    """
 
     source: str
     comparisons: tuple[Comparison, ...]
+    place: Place = field(default_factory=_caller, compare=False)
 
     def __and__(self, other: Condition) -> Condition:
         if not isinstance(other, Condition) or other.source != self.source:
@@ -162,9 +213,13 @@ class Condition:
     def __bool__(self) -> bool:
         raise wrong(_caller(), "a condition has no truth of its own", "combine with & instead")
 
+    def named(self, name: str) -> Expression:
+        """The column of that name: 1 where it holds, else 0."""
+        return (self * 1).named(name)
+
 
 @dataclass(frozen=True)
-class FieldRef:
+class FieldRef(_Operand):
     """A field of an event, as written in a feature: `payments.amount`."""
 
     source: str
@@ -172,41 +227,64 @@ class FieldRef:
     type: FieldType
     place: Place = field(default_factory=_caller, compare=False)
 
-    def __lt__(self, constant: int) -> Condition:
+    def __lt__(self, constant: float) -> Condition:
         return self._compared("lt", constant)
 
-    def __le__(self, constant: int) -> Condition:
+    def __le__(self, constant: float) -> Condition:
         return self._compared("le", constant)
 
-    def __gt__(self, constant: int) -> Condition:
+    def __gt__(self, constant: float) -> Condition:
         return self._compared("gt", constant)
 
-    def __ge__(self, constant: int) -> Condition:
+    def __ge__(self, constant: float) -> Condition:
         return self._compared("ge", constant)
 
     def is_in(self, *constants: Any) -> Condition:
         """A condition that the field is one of some constants."""
-        kind = str if isinstance(self.type, Text) else int
+        kinds = {Text: str, Category: str, Boolean: bool, Integer: int, Money: int}
+        kind = kinds.get(type(self.type))
+        if kind is None:
+            raise wrong(_caller(), f"{self.name}.is_in(…)", f"{self.name!r} is {self._kind}")
         if not constants or not all(type(constant) is kind for constant in constants):
             raise wrong(
                 _caller(),
                 f"{self.name}.is_in({', '.join(map(repr, constants))})",
                 f"give one or more constants of type {kind.__name__}",
             )
+        if isinstance(self.type, Category):
+            for constant in constants:
+                if constant not in self.type.values:
+                    raise wrong(
+                        _caller(),
+                        f"{self.name!r} is never {constant!r}",
+                        did_you_mean(constant, list(self.type.values)),
+                    )
         return Condition(self.source, (Comparison(self.name, "in", constants),))
 
-    def _compared(self, operator: str, constant: int) -> Condition:
-        if isinstance(self.type, Text):
-            raise wrong(
-                _caller(), f"the text field {self.name!r} has no order", "use is_in(…) instead"
-            )
-        if type(constant) is not int:
+    @property
+    def _kind(self) -> str:
+        return f"a {type(self.type).__name__.lower()}"
+
+    def _compared(self, operator: str, constant: float) -> Condition:
+        if isinstance(self.type, Text | Category | Position | List | Boolean):
             raise wrong(
                 _caller(),
-                f"{self.name!r} is compared with {constant!r}",
-                "give an integer; money is in minor units",
+                f"the {type(self.type).__name__.lower()} field {self.name!r} has no order",
+                "use is_in(…) instead",
             )
-        return Condition(self.source, (Comparison(self.name, operator, constant),))
+        if isinstance(self.type, Float) and isinstance(constant, int | float):
+            scaled = constant * 10 ** (self.type.decimals or 0)
+            if self.type.decimals is None:
+                return Condition(self.source, (Comparison(self.name, operator, float(scaled)),))
+            if abs(scaled - round(scaled)) < 1e-6:
+                return Condition(self.source, (Comparison(self.name, operator, round(scaled)),))
+        elif type(constant) is int:
+            return Condition(self.source, (Comparison(self.name, operator, constant),))
+        raise wrong(
+            _caller(),
+            f"{self.name!r} is compared with {constant!r}",
+            "give an integer; money is in minor units, a float has the decimals it declares",
+        )
 
 
 @dataclass(frozen=True)
@@ -229,7 +307,7 @@ class Event:
         time: the field that holds the event time (RFC 3339 with an offset).
         key: the entity whose key is the message key.
         lateness: how far (µs) behind the newest event time of its raw partition an event may be.
-        fields: the other fields by name.
+        fields: the other fields by name; `payments.amount` or `payments["amount"]` is one of them.
     """
 
     def __init__(
@@ -248,20 +326,13 @@ class Event:
         self.key = key
         self.lateness_us = lateness
         self.fields = dict(fields)
-        self.place = _caller()
+        self._place = _caller()
         if lateness < 0:
-            raise wrong(self.place, f"lateness is {lateness} µs", "give a duration of 0 or more")
-        for name, kind in self.fields.items():
-            if isinstance(kind, Money) and kind.currency not in CURRENCIES:
-                raise wrong(
-                    self.place,
-                    f"field {name!r} has the unknown currency {kind.currency!r}",
-                    did_you_mean(kind.currency, sorted(CURRENCIES)),
-                )
+            raise wrong(self._place, f"lateness is {lateness} µs", "give a duration of 0 or more")
         for name in (id, time):
             if name in self.fields:
                 raise wrong(
-                    self.place,
+                    self._place,
                     f"{name!r} is declared as id or time and again as a field",
                     "leave it out of fields",
                 )
@@ -271,7 +342,7 @@ class Event:
         """The field that holds an entity's key; refused when the event has none."""
         if not isinstance(self.fields.get(entity.key), Text):
             raise wrong(
-                self.place,
+                self._place,
                 f"entity {entity.key!r} is no text field of {self.topic!r}",
                 did_you_mean(
                     entity.key, [n for n, t in self.fields.items() if isinstance(t, Text)]
@@ -279,17 +350,20 @@ class Event:
             )
         return entity.key
 
+    def __getitem__(self, name: str) -> FieldRef:
+        """A field by name, also where the event has an attribute of that name, as `time`."""
+        if name not in self.fields:
+            raise wrong(
+                _caller(),
+                f"{self.topic!r} has no column {name!r}",
+                did_you_mean(name, sorted(self.fields)),
+            )
+        return FieldRef(self.topic, name, self.fields[name], _caller())
+
     def __getattr__(self, name: str) -> FieldRef:
-        fields: dict[str, FieldType] = self.__dict__.get("fields", {})
-        if name in fields:
-            return FieldRef(self.topic, name, fields[name], _caller())
-        if name.startswith("_") or not fields:
+        if name.startswith("_") or "fields" not in self.__dict__:
             raise AttributeError(name)
-        raise wrong(
-            _caller(),
-            f"{self.topic!r} has no column {name!r}",
-            did_you_mean(name, sorted(fields)),
-        )
+        return self[name]
 
 
 class Label:
@@ -322,7 +396,7 @@ class Label:
 
 
 @dataclass(frozen=True)
-class Window:
+class Window(_Comparable):
     """`aggregation(over=W, delay=D)`: events with t − D − W < t' ≤ t − D, of the same key."""
 
     aggregation: str
@@ -330,55 +404,98 @@ class Window:
     entity: Entity
     over_us: int
     delay_us: int
+    resolution_us: int
     where: Condition | None
+    parameters: tuple[int, ...]
     place: Place = field(compare=False)
 
     @property
-    def name(self) -> str:
-        """The output column's name."""
+    def terms(self) -> Terms:
+        """What the aggregation is told of this window."""
+        kind = self.of.type if isinstance(self.of, FieldRef) else None
+        categories = kind.values if isinstance(kind, Category) else ()
+        return Terms(self.over_us, self.parameters, categories)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The output columns' names."""
         what = "" if self.of is None else f"{self.of.name}_"
         after = f"_delay_{duration_name(self.delay_us)}" if self.delay_us else ""
+        coarse = f"_every_{duration_name(self.resolution_us)}" if self.resolution_us else ""
         only = (
             "".join(f"_where_{c.name}" for c in self.where.comparisons)
             if self.where is not None
             else ""
         )
         over = duration_name(self.over_us)
-        return f"{self.entity.name}_{what}{self.aggregation}_{over}{after}{only}"
-
-
-@dataclass(frozen=True)
-class Calendar:
-    """A part of the event time: `is_weekend` or `is_night`, in UTC."""
-
-    part: str
-    place: Place = field(compare=False)
+        return tuple(
+            f"{self.entity.name}_{what}{self.aggregation}{ending}_{over}{after}{coarse}{only}"
+            for ending in aggregations()[self.aggregation].columns(self.terms)
+        )
 
     @property
     def name(self) -> str:
-        """The output column's name."""
-        return self.part
+        """The name of its (first) column."""
+        return self.columns[0]
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """One column of the set divided by another; 0 where the divisor is 0."""
+class Expression(_Comparable):
+    """A column computed from others of the same event; a feature once it is `named`."""
 
-    name: str
-    of: str
-    to: str
-    place: Place = field(compare=False)
+    operator: str
+    operands: tuple[Any, ...]
+    name: str = ""
+    unit: str = ""
+    place: Place = field(default_factory=_caller, compare=False)
+
+    def __post_init__(self) -> None:
+        for operand in self.operands:
+            fits = isinstance(operand, _Operand | str | tuple)
+            if not fits and (isinstance(operand, bool) or not isinstance(operand, int | float)):
+                raise wrong(
+                    self.place,
+                    f"{self.operator} with {operand!r}",
+                    "use fields, features and numbers",
+                )
+
+    def named(self, name: str) -> Expression:
+        """The same with the name of its column."""
+        if not isinstance(name, str) or not name.isidentifier():
+            raise wrong(_caller(), f"the name {name!r}", "use letters, digits and _")
+        return Expression(self.operator, self.operands, name, self.unit, self.place)
+
+    def windows(self) -> list[Window]:
+        """Every window it reads."""
+        found = []
+        for operand in self.operands:
+            if isinstance(operand, Window):
+                found.append(operand)
+            elif isinstance(operand, Expression):
+                found += operand.windows()
+        return found
+
+    def fields(self) -> list[FieldRef | Condition]:
+        """Every field, and condition on fields, that it reads."""
+        found: list[FieldRef | Condition] = []
+        for operand in self.operands:
+            if isinstance(operand, FieldRef | Condition):
+                found.append(operand)
+            elif isinstance(operand, Expression):
+                found += operand.fields()
+        return found
 
 
-Feature = FieldRef | Window | Calendar | Ratio
+Feature = FieldRef | Window | Expression
 
 
 class Aggregate:
     """A word of the vocabulary: `mean(payments.amount, by=customer, over=days(7))`.
 
     Called with the field or label it reads (`count` and its like read none), the entity whose
-    events it looks at, the window's length `over` and its `delay` in µs, and `where`, a condition
-    on fields that an event must meet to be looked at.
+    events it looks at, the window's length `over` and its `delay` in µs, `where`, a condition on
+    fields that an event must meet to be looked at, and `resolution`, which rounds the window's
+    edges up to its multiples. Some take arguments of their own.
     """
 
     def __init__(self, name: str) -> None:
@@ -393,6 +510,8 @@ class Aggregate:
         over: int,
         delay: int = 0,
         where: Condition | None = None,
+        resolution: int = 0,
+        **arguments: Any,
     ) -> Window:
         """Declare a window.
 
@@ -406,24 +525,54 @@ class Aggregate:
             raise wrong(place, f"{name}() has a window of {over} µs", "make over= positive")
         if delay < 0:
             raise wrong(place, f"{name}() has a delay of {delay} µs", "make delay= 0 or more")
+        if resolution < 0 or resolution > over or (delay and resolution > delay):
+            raise wrong(
+                place,
+                f"{name}() has a resolution of {resolution} µs",
+                "make resolution= no longer than over=, nor than delay= where there is one",
+            )
         if where is not None and not isinstance(where, Condition):
             raise wrong(
                 place, f"where= of {name}() is {where!r}", "compare a field: payments.amount > 100"
             )
+        for argument in arguments:
+            if argument not in self._meaning.parameters:
+                raise wrong(
+                    place,
+                    f"{name}() takes no {argument}=",
+                    did_you_mean(
+                        argument, ["by", "over", "delay", "where", *self._meaning.parameters]
+                    ),
+                )
+        try:
+            parameters = self._meaning.check(**arguments)
+        except ValueError as error:
+            raise wrong(place, f"{name}() with {error}", f"see {name}'s meaning") from None
         self._check_source(of, place)
-        return Window(name, of, by, over, delay, where, place)
+        return Window(name, of, by, over, delay, resolution, where, parameters, place)
 
     def _check_source(self, of: Any, place: Place) -> None:
-        name = self._meaning.name
-        match self._meaning.takes:
-            case "nothing" if of is not None:
+        name, takes = self._meaning.name, self._meaning.takes
+        if takes == "nothing":
+            if of is not None:
                 raise wrong(place, f"{name}() of {of!r}", f"{name}() takes no field; use where=")
-            case "label" if not isinstance(of, LabelRef):
+            return
+        if takes == "label":
+            if not isinstance(of, LabelRef):
                 raise wrong(place, f"{name}() of {of!r}", f"{name}() takes a label's field")
-            case "number" if not isinstance(of, FieldRef):
-                raise wrong(place, f"{name}() of {of!r}", "give an event's field")
-            case "number" if isinstance(of.type, Text):
-                raise wrong(place, f"{name}() of the text field {of.name!r}", "give a number")
+            return
+        if not isinstance(of, FieldRef):
+            raise wrong(place, f"{name}() of {of!r}", "give an event's field")
+        kind = of.type
+        what = f"{name}() of the {type(kind).__name__.lower()} field {of.name!r}"
+        if takes == "number" and isinstance(kind, Text | Category | Position | List):
+            raise wrong(place, what, "give a number")
+        if takes == "category" and not isinstance(kind, Category):
+            raise wrong(place, what, "declare its values: Category('a', 'b', …)")
+        if takes == "position" and not isinstance(kind, Position):
+            raise wrong(place, what, "give a Position")
+        if isinstance(kind, List) or (isinstance(kind, Float) and kind.decimals is None):
+            raise wrong(place, what, "declare its decimals: Float(decimals=2)")
 
 
 count = Aggregate("count")
@@ -434,26 +583,109 @@ min = Aggregate("min")
 max = Aggregate("max")
 first = Aggregate("first")
 last = Aggregate("last")
+last_k = Aggregate("last_k")
+distinct = Aggregate("distinct")
+top_k = Aggregate("top_k")
+percentile = Aggregate("percentile")
+histogram = Aggregate("histogram")
+entropy = Aggregate("entropy")
+decay = Aggregate("decay")
 rate = Aggregate("rate")
 label_count = Aggregate("label_count")
 seconds_since_last = Aggregate("seconds_since_last")
 seconds_since_label = Aggregate("seconds_since_label")
 seconds_between = Aggregate("seconds_between")
+seconds_between_std = Aggregate("seconds_between_std")
+speed = Aggregate("speed")
 
 
-def is_weekend(event: Event) -> Calendar:
+def velocity_ratio(
+    of: FieldRef | None = None,
+    *,
+    by: Entity,
+    short: int,
+    long: int,
+    delay: int = 0,
+    where: Condition | None = None,
+) -> Expression:
+    """The pace over a short window against that over a long one: 1 where they are the same.
+
+    The pace is the number of events, or the sum of a field, over the window's length.
+    """
+    if not 0 < short < long:
+        raise wrong(_caller(), f"short={short} and long={long}", "make long= the longer one")
+    word = count if of is None else sum
+    recent, usual = (word(of, by=by, over=over, delay=delay, where=where) for over in (short, long))
+    name = recent.name.replace(f"{recent.aggregation}_", "velocity_", 1)
+    return (recent / usual * (long / short)).named(f"{name}_to_{duration_name(long)}")
+
+
+def is_weekend(event: Event) -> Expression:
     """1 on Saturday and Sunday (UTC), else 0."""
-    return Calendar("is_weekend", _caller())
+    return Expression("is_weekend", (), "is_weekend", "0 or 1")
 
 
-def is_night(event: Event) -> Calendar:
+def is_night(event: Event) -> Expression:
     """1 from 00:00:00 to 06:59:59 (UTC), else 0."""
-    return Calendar("is_night", _caller())
+    return Expression("is_night", (), "is_night", "0 or 1")
 
 
-def ratio(name: str, of: str, to: str) -> Ratio:
-    """A column that divides one column of the same set by another, both by name."""
-    return Ratio(name, of, to, _caller())
+def hour_of_day(event: Event) -> Expression:
+    """0 to 23 (UTC)."""
+    return Expression("hour_of_day", (), "hour_of_day", "h")
+
+
+def minute_of_day(event: Event) -> Expression:
+    """0 to 1439 (UTC)."""
+    return Expression("minute_of_day", (), "minute_of_day", "min")
+
+
+def day_of_week(event: Event) -> Expression:
+    """0 on Monday to 6 on Sunday (UTC)."""
+    return Expression("day_of_week", (), "day_of_week", "d")
+
+
+def log1p(of: Any) -> Expression:
+    """ln(1 + x); 0 where x ≤ -1."""
+    return Expression("log1p", (of,))
+
+
+def clip(of: Any, low: float, high: float) -> Expression:
+    """The nearest number from `low` to `high`."""
+    if not low <= high:
+        raise wrong(_caller(), f"clip(…, {low!r}, {high!r})", "give the lower bound first")
+    return Expression("clip", (of, float(low), float(high)))
+
+
+def bucket(of: Any, edges: Sequence[float]) -> Expression:
+    """How many of the rising edges are at or below x: 0 below the first."""
+    made = tuple(float(edge) for edge in edges)
+    if not made or sorted(set(made)) != list(made):
+        raise wrong(_caller(), f"bucket(…, {edges!r})", "give rising edges")
+    return Expression("bucket", (of, made))
+
+
+def category_hash(of: FieldRef, buckets: int) -> Expression:
+    """The bucket of a text's hash, from 0 to `buckets` - 1."""
+    if not isinstance(of, FieldRef) or not isinstance(of.type, Text | Category):
+        raise wrong(_caller(), f"category_hash of {of!r}", "give a text or category field")
+    if type(buckets) is not int or not 2 <= buckets <= 2**31:
+        raise wrong(_caller(), f"category_hash into {buckets!r} buckets", "give 2 or more")
+    return Expression("hash", (of, buckets), f"{of.name}_hash_{buckets}")
+
+
+def length(of: FieldRef) -> Expression:
+    """How many members a list field has."""
+    if not isinstance(of, FieldRef) or not isinstance(of.type, List):
+        raise wrong(_caller(), f"length of {of!r}", "give a list field")
+    return Expression("length", (of,), f"{of.name}_length")
+
+
+def age_seconds(of: FieldRef) -> Expression:
+    """Seconds from a timestamp field to the event's time."""
+    if not isinstance(of, FieldRef) or not isinstance(of.type, Timestamp):
+        raise wrong(_caller(), f"age_seconds of {of!r}", "give a timestamp field")
+    return Expression("age_seconds", (of,), f"{of.name}_age_seconds", "s")
 
 
 class FeatureSet:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from features.errors import WireError
-from features.plan import Plan
+from features.plan import FieldPlan, Plan
 
 MAGIC = b"PSK1"
 ROW_BITS = 20
@@ -60,7 +60,6 @@ def row_schema(plan: Plan) -> pa.Schema:
 
 
 def _compile_schema(plan: Plan) -> pa.Schema:
-    kinds = {"text": pa.string(), "money": pa.int64(), "integer": pa.int64()}
     columns = [
         pa.field("kind", pa.int8()),
         pa.field("verdict", pa.int8()),
@@ -74,14 +73,26 @@ def _compile_schema(plan: Plan) -> pa.Schema:
         pa.field("broker_time_us", pa.int64()),
         pa.field("event_id", pa.string()),
         pa.field("event_time_us", pa.int64()),
-        *(pa.field(f.name, kinds[f.type]) for f in plan.fields),
+        *(pa.field(f.name, arrow_type(f)) for f in plan.fields),
     ]
     if plan.label:
         columns.append(pa.field(plan.label.field, pa.int8()))
     columns.extend(pa.field(stage.seq_column, pa.int64()) for stage in plan.stages)
-    raw_fields = {f.name for f in plan.fields}
-    columns.extend(pa.field(c.name, pa.float64()) for c in plan.columns if c.name not in raw_fields)
+    made = [name for stage in plan.stages for name in stage.columns]
+    made += [column.name for column in plan.columns if column.formula]
+    columns.extend(pa.field(name, pa.float64()) for name in made)
     return pa.schema(columns)
+
+
+def arrow_type(field: FieldPlan) -> pa.DataType:
+    """How a field travels in a row; the lake keeps it in the same way, but for timestamps."""
+    if field.type in ("text", "category"):
+        return pa.string()
+    if field.type == "boolean":
+        return pa.bool_()
+    if field.type == "list":
+        return pa.list_(pa.string())
+    return pa.float64() if field.type == "float" and field.decimals is None else pa.int64()
 
 
 def vectors(plan: Plan, rows: pa.RecordBatch | pa.Table) -> npt.NDArray[np.float64]:

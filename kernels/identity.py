@@ -26,6 +26,33 @@ def _mix(a: np.uint64, b: np.uint64) -> np.uint64:
 
 
 @njit(cache=True)
+def hash_string(text: Any, begin: int, end: int) -> Any:
+    """The hash of the bytes [begin, end) of `text`, uint8."""
+    state = _A ^ np.uint64(end - begin)
+    at = begin
+    while at < end:
+        word = np.uint64(0)
+        if at + 8 <= end:
+            # Spelt out, these eight become one load.
+            word = (
+                np.uint64(text[at])
+                | np.uint64(text[at + 1]) << np.uint64(8)
+                | np.uint64(text[at + 2]) << np.uint64(16)
+                | np.uint64(text[at + 3]) << np.uint64(24)
+                | np.uint64(text[at + 4]) << np.uint64(32)
+                | np.uint64(text[at + 5]) << np.uint64(40)
+                | np.uint64(text[at + 6]) << np.uint64(48)
+                | np.uint64(text[at + 7]) << np.uint64(56)
+            )
+        else:
+            for j in range(at, end):
+                word |= np.uint64(text[j]) << np.uint64(8 * (j - at))
+        state = _mix(word ^ _B, state ^ _C)
+        at += 8
+    return np.int64(_mix(state ^ _C, _B))
+
+
+@njit(cache=True)
 def hash_strings(offsets: Any, text: Any, out: Any) -> None:
     """Write the hash of each string.
 
@@ -35,11 +62,4 @@ def hash_strings(offsets: Any, text: Any, out: Any) -> None:
         out: int64 [n].
     """
     for i in range(out.shape[0]):
-        begin, end = offsets[i], offsets[i + 1]
-        state = _A ^ np.uint64(end - begin)
-        for at in range(begin, end, 8):
-            word = np.uint64(0)
-            for j in range(at, min(at + 8, end)):
-                word |= np.uint64(text[j]) << np.uint64(8 * (j - at))
-            state = _mix(word ^ _B, state ^ _C)
-        out[i] = np.int64(_mix(state ^ _C, _B))
+        out[i] = hash_string(text, np.int64(offsets[i]), np.int64(offsets[i + 1]))

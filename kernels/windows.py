@@ -1,385 +1,489 @@
-"""Exact sliding windows by key, on flat arrays.
+"""Exact sliding windows by key: rows in, the readings of every range out.
 
-Every key owns one segment of an arena, sorted by (event time, arrival). A *range* is one (window,
-delay) pair; for each key and range two cursors mark the entries inside it, and sums follow the
-cursors: an event that comes in order moves each cursor forward, so an update costs O(1), amortised.
-An event out of order is put in its place and the cursors go back as far as it is late. Sums are
-64-bit integers (squares 128-bit): they do not depend on the order of arrival.
+A *range* is one (window, delay, resolution). For each key and range two cursors mark the entries
+inside it as of the key's newest event. An event in order is added at the end of its key's segment
+and moves each cursor forward, so an update costs O(1), amortised; sums are differences of running
+sums (`kernels/arena.py`), extremes follow in O(1) (`kernels/extremes.py`). An event out of order is
+put in its place, and its own windows are found by bisection; the cursors stay.
 
-A *primitive* is one number the kernel keeps or reads for a range. Additive ones (`ONE`, `VALUE`,
-`SQUARE_LOW` with `SQUARE_HIGH`) follow the cursors; the others are read from the entries between
-them. Each counts only entries that carry every flag of its mask: that an event has arrived, that
-its label is true, that a condition holds. A label that comes before its event stands in the arena
-without the flag `ARRIVED`: it counts nowhere until its event comes.
+A label changes the flags of its event. One that comes before its event stands in the matrix without
+the flag `ARRIVED`: it counts nowhere until its event comes.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import njit
 
-from kernels.wide import square
-
-ARRIVED, LABEL, FIRST_CONDITION = 1, 2, 4
-"""Flags of an entry; the bits from `FIRST_CONDITION` on belong to the caller's conditions."""
+from kernels import extremes, readings
+from kernels.arena import (
+    ARRIVED,
+    BEFORE_ALL,
+    FLAG_BITS,
+    FLAGS,
+    LABEL,
+    NONE,
+    SQUARE,
+    Arena,
+    Spec,
+    add,
+    edges,
+    first_above,
+    first_after,
+    move_rows,
+)
 
 KINDS = (
     "one",
     "value",
     "square_low",
     "square_high",
-    "first_value",
-    "last_value",
-    "first_time",
-    "last_time",
-    "previous_time",
-    "smallest",
-    "largest",
+    "first",
+    "last",
+    "previous",
+    "extreme",
+    "counter",
+    "distinct",
+    "quantile",
+    "gap_square_low",
+    "gap_square_high",
+    "decayed",
+    "own",
 )
-"""What a primitive can be. Those up to `square_high` are additive."""
+"""What a reading can be."""
 
-ONE, VALUE, SQUARE_LOW, SQUARE_HIGH = 0, 1, 2, 3
-FIRST_VALUE, LAST_VALUE, FIRST_TIME, LAST_TIME, PREVIOUS_TIME = 4, 5, 6, 7, 8
-SMALLEST, LARGEST = 9, 10
+ONE, VALUE, SQUARE_LOW, SQUARE_HIGH, FIRST, LAST, PREVIOUS, EXTREME, COUNTER = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+)
+DISTINCT, QUANTILE, GAP_SQUARE_LOW, GAP_SQUARE_HIGH, DECAYED, OWN = 9, 10, 11, 12, 13, 14
 
-NONE = np.iinfo(np.int64).min
-"""What a reading gives where no entry qualifies."""
-
-
-class Spec(NamedTuple):
-    """What is kept, as arrays.
-
-    `over_us` and `delay_us` are int64 [ranges]. Primitives are sorted by range, additive ones
-    first: those of range r are `first[r]` to `first[r + 1]`, additive up to `additive_end[r]`.
-    `kind`, `column` (of `values`) and `mask` are int64 [primitives].
-    """
-
-    over_us: Any
-    delay_us: Any
-    first: Any
-    additive_end: Any
-    kind: Any
-    column: Any
-    mask: Any
-
-
-class Arena(NamedTuple):
-    """The state of every key.
-
-    By key: `start`, `length`, `capacity` of its segment, `cursor_us` (the event time its cursors
-    stand at), `lower` and `upper` int32 [keys, ranges] (counted from the segment's start), `sums`
-    int64 [keys, primitives]. By entry: `time`, `identity` (empty where no label is used), `flags`
-    uint16, `values` int64 [entries, columns].
-    """
-
-    start: Any
-    length: Any
-    capacity: Any
-    cursor_us: Any
-    lower: Any
-    upper: Any
-    sums: Any
-    time: Any
-    identity: Any
-    flags: Any
-    values: Any
+SMALLEST_SEGMENT = 4
 
 
 @njit(cache=True)
-def _first_after(time: Any, lo: int, hi: int, t: int) -> int:
-    """The first index in [lo, hi) whose time is greater than t, searched from the newest end."""
-    # Most events are near the end: gallop back before bisecting.
-    step = 1
-    right = hi
-    left = hi
-    while left > lo and time[left - 1] > t:
-        right = left - 1
-        left = max(lo, right - step)
-        step *= 2
-    while left < right:
-        middle = (left + right) // 2
-        if time[middle] > t:
-            right = middle
-        else:
-            left = middle + 1
-    return left
-
-
-@njit(cache=True)
-def _add_square(sums: Any, slot: int, p: int, x: int, sign: int) -> None:
-    """Add x² to, or take it from, a 128-bit sum whose halves stand at p and p + 1."""
-    high, low = square(x)
-    old = np.uint64(sums[slot, p])
-    top = np.uint64(sums[slot, p + 1])
-    if sign > 0:
-        new = old + low
-        top += high + (np.uint64(1) if new < old else np.uint64(0))
-    else:
-        new = old - low
-        top -= high + (np.uint64(1) if old < low else np.uint64(0))
-    sums[slot, p] = np.int64(new)
-    sums[slot, p + 1] = np.int64(top)
-
-
-# The innermost steps take arrays, not the tuples that hold them: numba counts references to every
-# array of a tuple at each call, which makes an update ten times as dear.
-@njit(cache=True)
-def _count(
-    sums: Any,
-    flags: Any,
-    values: Any,
-    kind: Any,
-    column: Any,
-    mask: Any,
-    first: int,
+def _share(
+    held: Any,
+    row: int,
     end: int,
-    slot: int,
-    entry: int,
-    sign: int,
+    before: int,
+    after: int,
+    x: Any,
+    i: int,
+    kind: Any,
+    value: Any,
+    mask: Any,
+    column: Any,
 ) -> None:
-    """Let an entry enter (sign 1) or leave (sign -1) the additive primitives [first, end)."""
-    for p in range(first, end):
-        if (flags[entry] & mask[p]) != mask[p]:
-            continue
-        if kind[p] == ONE:
-            sums[slot, p] += sign
-        elif kind[p] == VALUE:
-            sums[slot, p] += sign * values[entry, column[p]]
-        elif kind[p] == SQUARE_LOW:
-            _add_square(sums, slot, p, values[entry, column[p]], sign)
+    """Change the running sums of rows [row, end) by what an entry with these flags gives.
 
-
-@njit(cache=True)
-def _change(arena: Arena, spec: Spec, slot: int, r: int, entry: int, sign: int) -> None:
-    """Let an entry enter or leave the sums of a range."""
-    _count(
-        arena.sums,
-        arena.flags,
-        arena.values,
-        spec.kind,
-        spec.column,
-        spec.mask,
-        spec.first[r],
-        spec.additive_end[r],
-        slot,
-        entry,
-        sign,
-    )
-
-
-@njit(cache=True)
-def _move(arena: Arena, source: int, target: int) -> None:
-    arena.time[target] = arena.time[source]
-    arena.flags[target] = arena.flags[source]
-    if arena.identity.shape[0]:
-        arena.identity[target] = arena.identity[source]
-    for v in range(arena.values.shape[1]):
-        arena.values[target, v] = arena.values[source, v]
-
-
-@njit(cache=True)
-def _drop_expired(arena: Arena, spec: Spec, slot: int, before_us: int) -> int:
-    """Take what is older out of the sums and cursors of a key; returns how many entries go.
-
-    The entries stay where they are: the caller moves those that are kept.
+    `before` and `after` are its flags so far (-1: it was not there) and from now on.
     """
-    begin = arena.start[slot]
+    for k in range(kind.shape[0]):
+        was = before >= 0 and (before & mask[k]) == mask[k]
+        is_now = after >= 0 and (after & mask[k]) == mask[k]
+        if was == is_now:
+            continue
+        own = x[value[k], i] if value[k] >= 0 else 1
+        for j in range(row, end):
+            add(held, j, column[k], kind[k], own, 1 if is_now else -1)
+
+
+@njit(cache=True)
+def _come(arena: Arena, spec: Spec, slot: int, r: int, at: int, sign: int) -> None:
+    """Count an entry (a row of its segment) into a range's counters, or out of them."""
+    row = arena.start[slot] + at
+    for g in range(spec.counter_first[r], spec.counter_first[r + 1]):
+        mask = spec.counter_mask[g]
+        if mask and (arena.held[row, spec.mark] & mask) != mask:
+            continue
+        code = arena.held[row, spec.counter_value[g]]
+        arena.counters[slot, spec.counter_offset[g] + code] += sign
+
+
+@njit(cache=True)
+def _advance(arena: Arena, spec: Spec, slot: int, r: int, after: int, until: int, n: int) -> None:
+    """Move the cursors of a range that keeps more than sums."""
+    held, begin = arena.held, arena.start[slot]
+    low, high = arena.cursors[slot, r, 0], arena.cursors[slot, r, 1]
+    first, end = spec.extreme_first[r], spec.extreme_first[r + 1]
+    while high < n and held[begin + high, 0] <= until:
+        high += 1
+        _come(arena, spec, slot, r, high - 1, 1)
+        for e in range(first, end):
+            extremes.came(
+                held,
+                begin,
+                spec.extreme_value[e],
+                spec.extreme_column[e],
+                spec.mark,
+                spec.extreme_mask[e],
+                spec.extreme_sign[e],
+                arena.bounds[slot, e],
+                low,
+                high,
+            )
+    while low < high and held[begin + low, 0] <= after:
+        _come(arena, spec, slot, r, low, -1)
+        low += 1
+        for e in range(first, end):
+            extremes.fix(
+                held,
+                begin,
+                spec.extreme_value[e],
+                spec.extreme_column[e],
+                spec.mark,
+                spec.extreme_mask[e],
+                spec.extreme_sign[e],
+                arena.bounds[slot, e],
+                low,
+                high,
+            )
+    arena.cursors[slot, r, 0] = low
+    arena.cursors[slot, r, 1] = high
+
+
+@njit(cache=True)
+def _rescan(arena: Arena, spec: Spec, slot: int, r: int) -> None:
+    """Compute the partial extremes of a range anew."""
+    for e in range(spec.extreme_first[r], spec.extreme_first[r + 1]):
+        extremes.begin_anew(
+            arena.held,
+            arena.start[slot],
+            spec.extreme_value[e],
+            spec.extreme_column[e],
+            spec.mark,
+            spec.extreme_mask[e],
+            spec.extreme_sign[e],
+            arena.bounds[slot, e],
+            arena.cursors[slot, r, 0],
+            arena.cursors[slot, r, 1],
+        )
+
+
+@njit(cache=True)
+def drop_expired(arena: Arena, spec: Spec, slot: int, before_us: int) -> int:
+    """Take what is older out of the ranges of a key; returns how many rows go.
+
+    The rows stay where they are, the last of them as the segment's first row to be: the caller
+    moves those that are kept and sets `length`.
+    """
+    held, begin, n = arena.held, arena.start[slot], arena.length[slot]
     dropped = 0
-    while dropped < arena.length[slot] and arena.time[begin + dropped] < before_us:
+    while dropped + 1 < n and held[begin + dropped + 1, 0] < before_us:
         dropped += 1
-    if dropped:
-        for r in range(spec.over_us.shape[0]):
-            lower, upper = arena.lower[slot, r], arena.upper[slot, r]
-            for j in range(lower, min(upper, dropped)):
-                _change(arena, spec, slot, r, begin + j, -1)
-            arena.lower[slot, r] = max(lower - dropped, 0)
-            arena.upper[slot, r] = max(upper - dropped, 0)
+    if dropped == 0:
+        return 0
+    for r in range(spec.over_us.shape[0]):
+        # As if the window had moved on: everything up to the last one dropped leaves.
+        low, high = arena.cursors[slot, r, 0], arena.cursors[slot, r, 1]
+        last = min(high, dropped + 1)
+        if low < last:
+            _advance(arena, spec, slot, r, held[begin + last - 1, 0], BEFORE_ALL, n)
+        arena.cursors[slot, r, 0] = max(arena.cursors[slot, r, 0] - dropped, 1)
+        arena.cursors[slot, r, 1] = max(arena.cursors[slot, r, 1] - dropped, 1)
+        for e in range(spec.extreme_first[r], spec.extreme_first[r + 1]):
+            for b in range(4):
+                arena.bounds[slot, e, b] = max(arena.bounds[slot, e, b] - dropped, 1)
+    held[begin + dropped, 0] = BEFORE_ALL
     return dropped
 
 
 @njit(cache=True)
-def reserve(
-    slots: Any, extra: Any, arena: Arena, spec: Spec, used: int, expire_before_us: int
-) -> tuple[int, int]:
-    """Make room for `extra[i]` entries in the segment of `slots[i]`.
-
-    Entries with a time before `expire_before_us` are dropped where a segment is full. A segment
-    that is still full moves to the arena's end with twice its size.
-
-    Returns:
-        (entries of the arena in use, 0), or (entries in use, entries the arena lacks); in the
-        second case everything is consistent and the call is repeated with a larger arena.
-    """
-    for i in range(slots.shape[0]):
-        slot = slots[i]
-        if arena.length[slot] + extra[i] <= arena.capacity[slot]:
-            continue
-        begin = arena.start[slot]
-        dropped = _drop_expired(arena, spec, slot, expire_before_us)
-        kept = arena.length[slot] - dropped
-        target = begin
-        lacking = 0
-        if kept + extra[i] > arena.capacity[slot]:
-            size = max(4, 2 * (kept + extra[i]))
-            if used + size > arena.time.shape[0]:
-                lacking = used + size - arena.time.shape[0]
-            else:
-                target = used
-                used += size
-                arena.capacity[slot] = size
-        for j in range(kept):
-            _move(arena, begin + dropped + j, target + j)
-        arena.start[slot] = target
+def _make_room(arena: Arena, spec: Spec, slot: int, expire_before_us: int) -> bool:
+    """Room for one more entry of a key; false where the matrix has none left."""
+    held = arena.held
+    n = arena.length[slot]
+    if n == 0:
+        if arena.used[0] + SMALLEST_SEGMENT > held.shape[0]:
+            return False
+        arena.start[slot] = arena.used[0]
+        arena.capacity[slot] = SMALLEST_SEGMENT
+        arena.used[0] += SMALLEST_SEGMENT
+        held[arena.start[slot]] = 0
+        held[arena.start[slot], 0] = BEFORE_ALL
+        arena.length[slot] = 1
+        arena.cursors[slot] = 1
+        arena.bounds[slot] = 1
+        arena.counters[slot] = 0
+        return True
+    begin = arena.start[slot]
+    dropped = drop_expired(arena, spec, slot, expire_before_us)
+    kept = n - dropped
+    if dropped * 4 >= kept:
+        move_rows(held, begin + dropped, begin, kept)
         arena.length[slot] = kept
-        if lacking:
-            return used, lacking
-    return used, 0
+        return True
+    size = kept + max(SMALLEST_SEGMENT, kept // 4)
+    fits = arena.used[0] + size <= held.shape[0]
+    target = arena.used[0] if fits else begin
+    move_rows(held, begin + dropped, target, kept)
+    arena.length[slot] = kept
+    if fits:
+        arena.start[slot] = target
+        arena.capacity[slot] = size
+        arena.used[0] += size
+    return fits or dropped > 0
 
 
 @njit(cache=True)
-def compact(slots: Any, arena: Arena, spec: Spec, expire_before_us: int) -> int:
-    """Drop what has expired of every key and move the segments to the front, without gaps.
-
-    Args:
-        slots: int64, every key that has entries, sorted by `start`.
-
-    Returns:
-        Entries of the arena in use.
-    """
+def rebuild(arena: Arena, spec: Spec, target: Any, keys: int, expire_before_us: int) -> None:
+    """Move the segments, without what has expired and with a little room each, to a new matrix."""
     used = 0
-    for i in range(slots.shape[0]):
-        slot = slots[i]
-        begin = arena.start[slot]
-        dropped = _drop_expired(arena, spec, slot, expire_before_us)
+    for slot in range(keys):
+        if arena.length[slot] == 0:
+            arena.capacity[slot] = 0
+            continue
+        dropped = drop_expired(arena, spec, slot, expire_before_us)
         kept = arena.length[slot] - dropped
-        for j in range(kept):
-            _move(arena, begin + dropped + j, used + j)
+        begin = arena.start[slot] + dropped
+        target[used : used + kept] = arena.held[begin : begin + kept]
         arena.start[slot] = used
         arena.length[slot] = kept
-        arena.capacity[slot] = kept
-        used += kept
-    return used
+        arena.capacity[slot] = kept + kept // 8
+        used += kept + kept // 8
+    arena.used[0] = used
 
 
 @njit(cache=True)
 def _insert(
-    arena: Arena, spec: Spec, slot: int, at: int, t: int, identity: int, flags: int
+    arena: Arena, spec: Spec, slot: int, at: int, t: int, mark: int, values: Any, i: int
 ) -> None:
-    """Put an entry (without its values) at an index of the arena; it enters no sum yet."""
-    for j in range(arena.start[slot] + arena.length[slot], at, -1):
-        _move(arena, j - 1, j)
-    arena.time[at] = t
-    arena.flags[at] = flags
-    if arena.identity.shape[0]:
-        arena.identity[at] = identity
-    arena.length[slot] += 1
+    """Put an entry in its place and into the ranges it lies in, as of where the cursors stand."""
+    held, begin, n = arena.held, arena.start[slot], arena.length[slot]
+    move_rows(held, begin + at, begin + at + 1, n - at)
+    row = begin + at
+    n += 1
+    arena.length[slot] = n
+    held[row] = held[row - 1]
+    held[row, 0] = t
+    flags = 0
+    if spec.mark:
+        held[row, spec.mark] = mark
+        flags = mark & FLAGS
+    for v in range(spec.raw.shape[0]):
+        if spec.raw[v] >= 0:
+            held[row, spec.raw[v]] = values[v, i]
+    _share(
+        held,
+        row,
+        begin + n,
+        -1,
+        flags,
+        values,
+        i,
+        spec.sum_kind,
+        spec.sum_value,
+        spec.sum_mask,
+        spec.sum_column,
+    )
     for r in range(spec.over_us.shape[0]):
-        until = arena.cursor_us[slot] - spec.delay_us[r]
-        if t <= until:
-            arena.upper[slot, r] += 1
-            if t <= until - spec.over_us[r]:
-                arena.lower[slot, r] += 1
+        after, until = edges(
+            arena.cursor_us[slot], spec.over_us[r], spec.delay_us[r], spec.resolution_us[r]
+        )
+        if t > until:
+            continue
+        arena.cursors[slot, r, 1] += 1
+        for e in range(spec.extreme_first[r], spec.extreme_first[r + 1]):
+            for b in range(4):
+                if t <= after or at < arena.bounds[slot, e, b]:
+                    arena.bounds[slot, e, b] += 1
+        if t <= after:
+            arena.cursors[slot, r, 0] += 1
+            continue
+        _come(arena, spec, slot, r, at, 1)
+        for e in range(spec.extreme_first[r], spec.extreme_first[r + 1]):
+            extremes.came_between(
+                held,
+                begin,
+                spec.extreme_value[e],
+                spec.extreme_column[e],
+                spec.mark,
+                spec.extreme_mask[e],
+                spec.extreme_sign[e],
+                arena.bounds[slot, e],
+                arena.cursors[slot, r, 0],
+                arena.cursors[slot, r, 1],
+                at,
+            )
 
 
 @njit(cache=True)
 def _remove(arena: Arena, spec: Spec, slot: int, at: int) -> None:
-    """Take out an entry that is in no sum."""
-    begin = arena.start[slot]
-    for j in range(at, begin + arena.length[slot] - 1):
-        _move(arena, j + 1, j)
-    arena.length[slot] -= 1
+    """Take out a label that waited: it is in no sum."""
+    begin, n = arena.start[slot], arena.length[slot]
+    move_rows(arena.held, begin + at + 1, begin + at, n - at - 1)
+    arena.length[slot] = n - 1
     for r in range(spec.over_us.shape[0]):
-        if at - begin < arena.lower[slot, r]:
-            arena.lower[slot, r] -= 1
-        if at - begin < arena.upper[slot, r]:
-            arena.upper[slot, r] -= 1
-
-
-@njit(cache=True)
-def _count_inside(arena: Arena, spec: Spec, slot: int, entry: int, sign: int) -> None:
-    """Let an entry enter or leave every range it lies in."""
-    at = entry - arena.start[slot]
-    for r in range(spec.over_us.shape[0]):
-        if arena.lower[slot, r] <= at < arena.upper[slot, r]:
-            _change(arena, spec, slot, r, entry, sign)
+        if at < arena.cursors[slot, r, 1]:
+            arena.cursors[slot, r, 1] -= 1
+            if at < arena.cursors[slot, r, 0]:
+                arena.cursors[slot, r, 0] -= 1
+            _rescan(arena, spec, slot, r)
 
 
 @njit(cache=True)
 def _take_label(
-    arena: Arena, spec: Spec, slot: int, at: int, t: int, identity: int, label: int
+    arena: Arena,
+    spec: Spec,
+    slot: int,
+    at: int,
+    t: int,
+    identity: int,
+    label: int,
+    values: Any,
+    i: int,
 ) -> None:
     """A label changes its event, or waits for it."""
-    entry = at - 1
+    held, begin = arena.held, arena.start[slot]
     found = False
-    while entry >= arena.start[slot] and arena.time[entry] == t:
-        if arena.identity[entry] == identity:
+    row = begin + at - 1
+    while held[row, 0] == t:
+        if held[row, spec.mark] >> FLAG_BITS == identity >> FLAG_BITS:
             found = True
-            if bool(arena.flags[entry] & LABEL) != bool(label):
-                _count_inside(arena, spec, slot, entry, -1)
-                arena.flags[entry] ^= LABEL
-                _count_inside(arena, spec, slot, entry, 1)
-        entry -= 1
+            flags = held[row, spec.mark] & FLAGS
+            if bool(flags & LABEL) != bool(label):
+                held[row, spec.mark] ^= LABEL
+                # Labelled sums count entries; they read no value.
+                _share(
+                    held,
+                    row,
+                    begin + arena.length[slot],
+                    flags,
+                    flags ^ LABEL,
+                    values,
+                    i,
+                    spec.sum_kind,
+                    spec.sum_value,
+                    spec.sum_mask,
+                    spec.sum_column,
+                )
+        row -= 1
     # An event without a label counts as false: only a true one has something to say later.
     if not found and label:
-        _insert(arena, spec, slot, at, t, identity, LABEL)
+        _insert(arena, spec, slot, at, t, (identity & ~FLAGS) | LABEL, values, i)
 
 
 @njit(cache=True)
-def _retreat(arena: Arena, spec: Spec, slot: int, t: int) -> None:
-    """Move the cursors of a key back to an event time."""
-    begin = arena.start[slot]
-    for r in range(spec.over_us.shape[0]):
-        until = t - spec.delay_us[r]
-        after = until - spec.over_us[r]
-        lower, upper = arena.lower[slot, r], arena.upper[slot, r]
-        # Wider before narrower, so that nothing leaves the window that is not in it.
-        while lower > 0 and arena.time[begin + lower - 1] > after:
-            lower -= 1
-            _change(arena, spec, slot, r, begin + lower, 1)
-        while upper > lower and arena.time[begin + upper - 1] > until:
-            upper -= 1
-            _change(arena, spec, slot, r, begin + upper, -1)
-        arena.lower[slot, r] = lower
-        arena.upper[slot, r] = upper
-    arena.cursor_us[slot] = t
+def _nth(held: Any, kind: int, by: int, n: int, own_counts: bool, low: int, high: int) -> int:
+    """The row of the first entry, the n-th from the last, or the last but the event's own; or -1.
+
+    `by` is the column of the running number of entries that qualify, -1 where all do.
+    """
+    if by < 0:
+        row = low if kind == FIRST else high - 1 - n - (kind == PREVIOUS and own_counts)
+        return row if low <= row < high else -1
+    before, until = held[low - 1, by], held[high - 1, by]
+    wanted = before if kind == FIRST else until - 1 - n - (kind == PREVIOUS and own_counts)
+    if wanted < before or wanted >= until:
+        return -1
+    return first_above(held, low, high, by, wanted)
 
 
 @njit(cache=True)
 def _read(
-    time: Any,
-    flags: Any,
-    values: Any,
+    held: Any,
+    mark: int,
     kind: int,
-    column: int,
+    at: int,
+    by: int,
     mask: int,
-    lower: int,
-    upper: int,
-    own: int,
+    parameter: int,
+    t: int,
+    own_counts: bool,
+    low: int,
+    high: int,
 ) -> int:
-    """A primitive that is no sum, of the entries in [lower, upper); `own` is the event's entry."""
-    if kind in (FIRST_VALUE, FIRST_TIME):
-        for j in range(lower, upper):
-            if (flags[j] & mask) == mask:
-                return time[j] if kind == FIRST_TIME else values[j, column]
-        return NONE
-    if kind in (LAST_VALUE, LAST_TIME, PREVIOUS_TIME):
-        for j in range(upper - 1, lower - 1, -1):
-            if (flags[j] & mask) == mask and (kind != PREVIOUS_TIME or j != own):
-                return values[j, column] if kind == LAST_VALUE else time[j]
-        return NONE
-    found = NONE
-    for j in range(lower, upper):
-        if (flags[j] & mask) == mask:
-            value = values[j, column]
-            if found == NONE or (value < found if kind == SMALLEST else value > found):
-                found = value
-    return found
+    """A reading of the rows [low, high) that is no plain difference of sums."""
+    if kind in (FIRST, LAST, PREVIOUS):
+        row = _nth(held, kind, by, parameter, own_counts, low, high)
+        return held[row, at] if row >= 0 else NONE
+    if kind == SQUARE_HIGH:
+        borrow = np.uint64(held[high - 1, at - 1]) < np.uint64(held[low - 1, at - 1])
+        return held[high - 1, at] - held[low - 1, at] - np.int64(borrow)
+    if kind == DISTINCT:
+        return readings.distinct(held, at, mark, mask, parameter, low, high)
+    if kind == QUANTILE:
+        return readings.quantile(held, at, mark, mask, parameter, low, high)
+    low_half, high_half = readings.gap_squares(held, mark, mask, low, high)
+    return low_half if kind == GAP_SQUARE_LOW else high_half
+
+
+@njit(cache=True)
+def _read_late(
+    arena: Arena,
+    spec: Spec,
+    slot: int,
+    t: int,
+    flags: int,
+    values: Any,
+    i: int,
+    out: Any,
+    real: Any,
+) -> None:
+    """Every reading of an event behind its key's cursors, its ranges found by bisection."""
+    held, begin, n = arena.held, arena.start[slot], arena.length[slot]
+    for r in range(spec.over_us.shape[0]):
+        after, until = edges(t, spec.over_us[r], spec.delay_us[r], spec.resolution_us[r])
+        low = first_after(held, begin + 1, begin + n, after)
+        high = first_after(held, low, begin + n, until)
+        for p in range(spec.first[r], spec.first[r + 1]):
+            kind, at, mask = spec.kind[p], spec.at[p], spec.mask[p]
+            if kind == ONE and at < 0:
+                out[p, i] = high - low
+            elif kind <= SQUARE_LOW:
+                out[p, i] = held[high - 1, at] - held[low - 1, at]
+            elif kind == EXTREME:
+                out[p, i] = extremes.scan(
+                    held,
+                    spec.extreme_value[at],
+                    spec.mark,
+                    spec.extreme_mask[at],
+                    spec.extreme_sign[at],
+                    low,
+                    high,
+                )
+            elif kind == COUNTER:
+                out[p, i] = 0
+                for row in range(low, high):
+                    code = held[row, spec.counter_value[at]]
+                    flagged = mask == 0 or (held[row, spec.mark] & mask) == mask
+                    out[p, i] += flagged and code == spec.parameter[p]
+            elif kind == OWN:
+                out[p, i] = values[at, i]
+            elif kind == DECAYED:
+                real[p, i] = readings.decayed(
+                    held, at, spec.mark, mask, spec.parameter[p], t, low, high
+                )
+            else:
+                own_counts = spec.delay_us[r] == 0 and (flags & mask) == mask
+                out[p, i] = _read(
+                    held,
+                    spec.mark,
+                    kind,
+                    at,
+                    spec.by[p],
+                    mask,
+                    spec.parameter[p],
+                    t,
+                    own_counts,
+                    low,
+                    high,
+                )
 
 
 @njit(cache=True)
 def fold_rows(
+    begin_at: int,
     is_label: Any,
     skip: Any,
     slots: Any,
@@ -390,98 +494,164 @@ def fold_rows(
     conditions: Any,
     arena: Arena,
     spec: Spec,
+    expire_before_us: int,
     out: Any,
-) -> None:
-    """Fold rows in their order and write every primitive of each event.
+    real: Any,
+) -> int:
+    """Fold rows in their order and write every reading of each event.
 
     Args:
+        begin_at: the row to begin with.
         is_label: bool [n]; a label row changes state and has no output.
         skip: bool [n]; rows that neither change state nor have an output (duplicates).
         slots: int64 [n], the key of each row.
         times: int64 [n], event times in µs.
-        identities: int64 [n], a hash of the event id; read only where the arena keeps identities.
-        values: int64 [n, columns].
+        identities: int64 [n], a hash of the event id; read only where marks are kept.
+        values: int64 [columns, n].
         labels: int8 [n], 0 or 1 on label rows.
         conditions: uint16 [n], the conditions that hold, as flags.
-        arena, spec: the state, with room for the rows (`reserve`), and what is kept.
-        out: int64 [n, primitives], written for events that are not skipped.
+        arena, spec: the state and what is kept.
+        expire_before_us: older entries may be let go of where room is needed.
+        out: int64 [readings, n], written for events that are not skipped.
+        real: the same memory as float64.
+
+    Returns:
+        The row before which the matrix has to grow (`rebuild`), or n.
     """
-    # Bound once: see `_count`.
-    start, length, cursor_us = arena.start, arena.length, arena.cursor_us
-    lower, upper, sums = arena.lower, arena.upper, arena.sums
-    time, identity, flags, held = arena.time, arena.identity, arena.flags, arena.values
-    over_us, delay_us, first, additive_end = (
-        spec.over_us,
-        spec.delay_us,
-        spec.first,
-        spec.additive_end,
+    # Bound once: numba counts references to every array of a tuple at each use of the tuple.
+    start, length, capacity = arena.start, arena.length, arena.capacity
+    cursor_us, cursors, counters = arena.cursor_us, arena.cursors, arena.counters
+    bounds, held, mark = arena.bounds, arena.held, spec.mark
+    over_us, delay_us, resolution_us = spec.over_us, spec.delay_us, spec.resolution_us
+    raw = spec.raw
+    sum_kind, sum_value, sum_mask, sum_column = (
+        spec.sum_kind,
+        spec.sum_value,
+        spec.sum_mask,
+        spec.sum_column,
     )
-    kind, column, mask = spec.kind, spec.column, spec.mask
-    labelled = identity.shape[0] > 0
-    for i in range(slots.shape[0]):
+    first, kinds, ats, bys, masks, parameters = (
+        spec.first,
+        spec.kind,
+        spec.at,
+        spec.by,
+        spec.mask,
+        spec.parameter,
+    )
+    extreme_first, counter_first = spec.extreme_first, spec.counter_first
+    extreme_sign, extreme_column = spec.extreme_sign, spec.extreme_column
+    counter_offset = spec.counter_offset
+    ranges, sums, kept_values = over_us.shape[0], sum_kind.shape[0], raw.shape[0]
+    for i in range(begin_at, slots.shape[0]):
         if skip[i]:
             continue
         slot, t = slots[i], times[i]
-        begin = start[slot]
-        if length[slot] == 0:
-            cursor_us[slot] = t
-        at = _first_after(time, begin, begin + length[slot], t)
+        # A label that waits, or an event, and its place when it has no segment yet.
+        while length[slot] == 0 or length[slot] == capacity[slot]:
+            if length[slot] == 0:
+                cursor_us[slot] = t
+            if not _make_room(arena, spec, slot, expire_before_us):
+                return i
+        begin, n = start[slot], length[slot]
+        at = n
+        if held[begin + n - 1, 0] > t:
+            at = first_after(held, begin + 1, begin + n, t) - begin
         if is_label[i]:
-            _take_label(arena, spec, slot, at, t, identities[i], labels[i])
+            _take_label(arena, spec, slot, at, t, identities[i], labels[i], values, i)
             continue
-        flag = conditions[i] | ARRIVED
-        if labelled:
-            entry = at - 1
-            while entry >= begin and time[entry] == t:
-                if identity[entry] == identities[i]:
-                    flag |= flags[entry] & LABEL
-                    if not flags[entry] & ARRIVED:
-                        _remove(arena, spec, slot, entry)
+        flags = np.int64(0)
+        own_mark = np.int64(0)
+        if mark:
+            flags = conditions[i] | ARRIVED
+            before = at - 1
+            while held[begin + before, 0] == t:
+                other = held[begin + before, mark]
+                if other >> FLAG_BITS == identities[i] >> FLAG_BITS:
+                    flags |= other & LABEL
+                    if not other & ARRIVED:
+                        _remove(arena, spec, slot, before)
                         at -= 1
-                entry -= 1
-        # An event that nothing lies behind has been passed by no cursor.
-        in_order = at == begin + length[slot] and t >= cursor_us[slot]
-        if in_order:
-            length[slot] += 1
-            time[at] = t
-            flags[at] = flag
-            if labelled:
-                identity[at] = identities[i]
-        else:
-            _insert(arena, spec, slot, at, t, identities[i], flag)
-        for v in range(values.shape[1]):
-            held[at, v] = values[i, v]
-        if not in_order:
-            _count_inside(arena, spec, slot, at, 1)
+                        n -= 1
+                before -= 1
+            own_mark = (identities[i] & ~FLAGS) | flags
+        if at < n or t < cursor_us[slot]:
+            _insert(arena, spec, slot, at, t, own_mark, values, i)
             if t < cursor_us[slot]:
-                _retreat(arena, spec, slot, t)
+                _read_late(arena, spec, slot, t, flags, values, i, out, real)
+                continue
+            n += 1
+        else:
+            row = begin + n
+            held[row, 0] = t
+            if mark:
+                held[row, mark] = own_mark
+            for v in range(kept_values):
+                if raw[v] >= 0:
+                    held[row, raw[v]] = values[v, i]
+            for k in range(sums):
+                c = sum_column[k]
+                held[row, c] = held[row - 1, c]
+                if sum_kind[k] == SQUARE:
+                    held[row, c + 1] = held[row - 1, c + 1]
+                if (flags & sum_mask[k]) == sum_mask[k]:
+                    x = values[sum_value[k], i] if sum_value[k] >= 0 else 1
+                    add(held, row, c, sum_kind[k], x, 1)
+            n += 1
+            length[slot] = n
         cursor_us[slot] = t
-        n = length[slot]
-        for r in range(over_us.shape[0]):
-            until = t - delay_us[r]
-            after = until - over_us[r]
-            low, high = lower[slot, r], upper[slot, r]
-            p, end = first[r], additive_end[r]
-            # Wider before narrower, so that nothing leaves the window that is not in it.
-            while high < n and time[begin + high] <= until:
-                _count(sums, flags, held, kind, column, mask, p, end, slot, begin + high, 1)
-                high += 1
-            while low < high and time[begin + low] <= after:
-                _count(sums, flags, held, kind, column, mask, p, end, slot, begin + low, -1)
-                low += 1
-            lower[slot, r] = low
-            upper[slot, r] = high
-            for p in range(first[r], end):
-                out[i, p] = sums[slot, p]
-            for p in range(end, first[r + 1]):
-                out[i, p] = _read(
-                    time,
-                    flags,
-                    held,
-                    kind[p],
-                    column[p],
-                    mask[p],
-                    begin + low,
-                    begin + high,
-                    at,
-                )
+        for r in range(ranges):
+            after, until = edges(t, over_us[r], delay_us[r], resolution_us[r])
+            more = (
+                extreme_first[r] < extreme_first[r + 1] or counter_first[r] < counter_first[r + 1]
+            )
+            if more:
+                _advance(arena, spec, slot, r, after, until, n)
+            low, high = cursors[slot, r, 0], cursors[slot, r, 1]
+            if not more:
+                while high < n and held[begin + high, 0] <= until:
+                    high += 1
+                while low < high and held[begin + low, 0] <= after:
+                    low += 1
+                cursors[slot, r, 0] = low
+                cursors[slot, r, 1] = high
+            low_row, high_row = begin + low, begin + high
+            for p in range(first[r], first[r + 1]):
+                kind, at = kinds[p], ats[p]
+                if kind == ONE and at < 0:
+                    out[p, i] = high - low
+                elif kind <= SQUARE_LOW:
+                    out[p, i] = held[high_row - 1, at] - held[low_row - 1, at]
+                elif kind == EXTREME:
+                    out[p, i] = extremes.extreme(
+                        held,
+                        begin,
+                        extreme_column[at],
+                        extreme_sign[at],
+                        bounds[slot, at],
+                        low,
+                        high,
+                    )
+                elif kind == COUNTER:
+                    out[p, i] = counters[slot, counter_offset[at] + parameters[p]]
+                elif kind == OWN:
+                    out[p, i] = values[at, i]
+                elif kind == DECAYED:
+                    real[p, i] = readings.decayed(
+                        held, at, mark, masks[p], parameters[p], t, low_row, high_row
+                    )
+                else:
+                    own_counts = delay_us[r] == 0 and (flags & masks[p]) == masks[p]
+                    out[p, i] = _read(
+                        held,
+                        mark,
+                        kind,
+                        at,
+                        bys[p],
+                        masks[p],
+                        parameters[p],
+                        t,
+                        own_counts,
+                        low_row,
+                        high_row,
+                    )
+    return slots.shape[0]

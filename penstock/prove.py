@@ -27,24 +27,34 @@ import pyarrow as pa
 
 from features import reference
 from features.aggregations import aggregations
+from features.coding import pack_position, unpack_position
 from features.fold import Fold
 from features.plan import Plan, compile_plan
 from features.reference import Fact
+from features.types import Boolean, Category, Float, Integer, Money, Position, Text
 from features.vocabulary import (
     Aggregate,
     Condition,
     Entity,
     Event,
+    Expression,
+    Feature,
     FeatureSet,
-    Integer,
     Label,
-    Money,
-    Text,
-    Window,
+    bucket,
+    category_hash,
+    clip,
+    count,
     days,
+    hour_of_day,
     hours,
+    is_weekend,
+    log1p,
+    mean,
     minutes,
     seconds,
+    std,
+    velocity_ratio,
 )
 from features.wire import DUPLICATE, FOLDED, KIND_EVENT, KIND_LABEL, decode, encode, row_schema
 
@@ -55,7 +65,19 @@ START_US = 1_767_225_600_000_000
 
 OVERS = (seconds(30), minutes(1), minutes(7), hours(1), hours(5), days(1), days(40))
 DELAYS = (0, 0, 0, seconds(1), minutes(3), hours(2))
+RESOLUTIONS = (0, 0, 0, 0, seconds(10), minutes(1))
 LATENESS_US = hours(1)
+KINDS = ("food", "fuel", "toys", "zażółć")
+ARGUMENTS: dict[str, Callable[[random.Random], dict[str, Any]]] = {
+    "last_k": lambda chance: {"k": chance.randrange(1, 5)},
+    "top_k": lambda chance: {"k": chance.randrange(1, 6)},
+    "percentile": lambda chance: {"p": chance.choice([1, 50, 90, 99.9, 100])},
+    "histogram": lambda chance: {"edges": sorted(chance.sample(range(-5, 15), 3))},
+    "decay": lambda chance: {"half_life": chance.choice([seconds(20), hours(2), days(3)])},
+    # Past a cap of 2 nearly every window is an estimate.
+    "distinct": lambda chance: {"cap": chance.choice([2, 5, 1024])},
+}
+"""What aggregations take beside a window."""
 
 CONDITIONS = (
     "out of order",
@@ -70,6 +92,8 @@ CONDITIONS = (
     "hot key",
     "condition on a field",
     "empty window",
+    "coarse window",
+    "row expression",
 )
 
 
@@ -105,6 +129,8 @@ def draw(number: int) -> Case:
     windows = [window for stage in plan.stages for window in stage.windows]
     met["condition on a field"] += any(window.where >= 0 for window in windows)
     met["empty window"] += any(window.delay_us for window in windows)
+    met["coarse window"] += any(window.resolution_us for window in windows)
+    met["row expression"] += any(column.formula for column in plan.columns)
     return Case(number, plan, rows, met)
 
 
@@ -122,32 +148,71 @@ def _draw_plan(chance: random.Random) -> Plan:
             "shop_id": Text(),
             "price": Money("EUR", min=-largest, max=largest),
             "items": Integer(min=0, max=9),
+            "sort": Category(*KINDS),
+            "weight": Float(decimals=2, min=-50, max=50),
+            "heat": Float(),
+            "online": Boolean(),
+            "place": Position(),
         },
     )
     refund = Label("proof.refund.v1", of=sale, field="refunded", known_after=days(1))
+    numbers = [sale.price, sale.items, sale.weight, sale.online]
     of: dict[str, list[Any]] = {
         "nothing": [None],
-        "number": [sale.price, sale.items],
+        "number": numbers,
+        "category": [sale.sort],
+        "any": [*numbers, sale.sort, sale.shop_id, sale.place],
+        "position": [sale.place],
         "label": [refund.refunded],
     }
-    wanted: dict[str, Window] = {}
+    wanted: dict[str, Feature] = {}
     for _ in range(chance.randrange(6, 14)):
         word = chance.choice(sorted(aggregations()))
         where: Condition | None = None
         if chance.random() < 0.3:
             where = chance.choice(
-                [sale.items >= 5, sale.price < 0, (sale.items > 1) & sale.shop_id.is_in("s0", "s2")]
+                [
+                    sale.items >= 5,
+                    sale.price < 0,
+                    sale.heat > 0.5,
+                    (sale.items > 1) & sale.shop_id.is_in("s0", "s2"),
+                    sale.sort.is_in("fuel") & sale.online.is_in(True),
+                ]
             )
+        delay = chance.choice(DELAYS)
+        over = chance.choice(OVERS)
+        coarse = chance.choice(RESOLUTIONS)
         made = Aggregate(word)(
             chance.choice(of[aggregations()[word].takes]),
             by=chance.choice([who, shop]),
-            over=chance.choice(OVERS),
-            delay=chance.choice(DELAYS),
+            over=over,
+            delay=delay,
             where=where,
+            resolution=coarse if coarse <= over and coarse <= (delay or coarse) else 0,
+            **(ARGUMENTS[word](chance) if word in ARGUMENTS else {}),
         )
         wanted[made.name] = made
+    for column in chance.sample(_expressions(sale, who, shop), chance.randrange(3)):
+        wanted[column.name] = column
     feature_set = FeatureSet("proof", event=sale, label=refund, features=[*wanted.values()])
     return dataclasses.replace(compile_plan(feature_set), partitions=1)
+
+
+def _expressions(sale: Event, who: Entity, shop: Entity) -> list[Expression]:
+    usual = mean(sale.price, by=who, over=days(40), delay=hours(2))
+    spread = std(sale.price, by=who, over=days(40), delay=hours(2))
+    return [
+        ((sale.price - usual) / spread).named("deviation"),
+        log1p(sale.items * 3 - 4.5).named("log_items"),
+        clip(sale.heat * count(by=shop, over=hours(1)), -2, 7.5).named("clipped"),
+        bucket(sale.weight / 7, [-300, 0, 12.5]).named("weight_bucket"),
+        category_hash(sale.shop_id, 17),
+        hour_of_day(sale),
+        is_weekend(sale),
+        velocity_ratio(by=who, short=minutes(1), long=hours(5)),
+        ((count(by=who, over=hours(1)) >= 3) * sale.sort).named("busy_sort"),
+        (sale.price > 5).named("dear"),
+    ]
 
 
 def _draw_log(chance: random.Random, plan: Plan, met: Counter[str]) -> list[Row]:
@@ -182,6 +247,14 @@ def _draw_log(chance: random.Random, plan: Plan, met: Counter[str]) -> list[Row]
                 if chance.random() < 0.1
                 else chance.randint(int(price.minimum or 0), int(price.maximum or 0)),
                 "items": chance.randrange(10),
+                "sort": chance.choice(KINDS),
+                "weight": chance.randint(-5000, 5000),
+                "heat": chance.uniform(-2, 2),
+                "online": chance.random() < 0.5,
+                "place": pack_position(
+                    chance.choice([-90_000_000, 0, 48_137_154, 90_000_000]),
+                    chance.choice([-180_000_000, 11_576_124, chance.randrange(180_000_000)]),
+                ),
             }
             events.append(event)
         if chance.random() < 0.06:
@@ -246,7 +319,7 @@ def by_reference(plan: Plan, rows: list[Row]) -> list[Row]:
         log: list[Fact] = []
         for at, row in enumerate(rows):
             is_label = row["kind"] == KIND_LABEL
-            values = {} if is_label else {f.name: row[f.name] for f in plan.fields}
+            values = {} if is_label else _plain(plan, row)
             fact = Fact(
                 row["event_id"],
                 row["event_time_us"],
@@ -260,9 +333,25 @@ def by_reference(plan: Plan, rows: list[Row]) -> list[Row]:
             log[at] = dataclasses.replace(fact, duplicate=repeats[at])
         for row, columns in zip(made, reference.stage_columns(plan, stage, log), strict=True):
             row |= columns
-    for row, repeated in zip(made, repeats, strict=True):
-        row["verdict"] = DUPLICATE if repeated else FOLDED
+    for row, columns, repeated in zip(rows, made, repeats, strict=True):
+        columns["verdict"] = DUPLICATE if repeated else FOLDED
+        for column in plan.columns:
+            if column.formula and row["kind"] == KIND_EVENT and not repeated:
+                value = reference.expression(
+                    column.formula, _plain(plan, row) | columns, row["event_time_us"]
+                )
+                columns[column.name] = value + 0.0
     return made
+
+
+def _plain(plan: Plan, row: Row) -> Row:
+    """The event's fields as the reference sees them."""
+    return {
+        field.name: unpack_position(row[field.name])
+        if field.type == "position"
+        else row[field.name]
+        for field in plan.fields
+    }
 
 
 def by_kernel(plan: Plan, rows: list[Row]) -> list[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,48 +23,88 @@ NONE = -(2**63)
 
 @dataclass(frozen=True)
 class Primitive:
-    """One number the window kernel provides: its kind there, and whether only true labels count."""
+    """One number the window kernel provides, by the name it has in `features/layout.py`.
+
+    `labelled` ones count only events whose label is true; `coding` says how a field becomes an
+    integer (`value`, `bucket`, `code`, `hash`); `parameter` is the kind's own.
+    """
 
     kind: str
     labelled: bool = False
+    coding: str = "value"
+    parameter: int = 0
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An event inside a window, as the plain reference sees it."""
+    """An event inside a window, as the plain reference sees it.
+
+    `value` is the field's: an integer, a text, or (latitude, longitude) in millionths of a degree.
+    """
 
     time_us: int
-    value: int
+    value: Any
     label: bool
     is_current: bool
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a definition says of one window: its length, the aggregation's own parameters, and the
+    declared values of a category."""
+
+    over_us: int
+    parameters: tuple[int, ...] = ()
+    categories: tuple[str, ...] = ()
 
 
 class Aggregation(ABC):
     """One aggregation over the events of a window, in order of (event time, arrival).
 
-    `takes` is what it reads: nothing, a number of the event, or the event's label. `formula` uses
-    e for an event of the window, x for its value, t for its time, y for its label, n for their
-    number; `empty` says what an empty window gives.
+    `takes` is what it reads: nothing, a number of the event, a category, any field, a position, or
+    the event's label. `formula` uses e for an event of the window, x for its value, t for its time,
+    y for its label, n for their number; `empty` says what an empty window gives.
     """
 
     name: ClassVar[str]
-    takes: ClassVar[Literal["nothing", "number", "label"]]
-    primitives: ClassVar[tuple[Primitive, ...]]
+    takes: ClassVar[Literal["nothing", "number", "category", "any", "position", "label"]]
+    needs: ClassVar[tuple[Primitive, ...]] = ()
     formula: ClassVar[str]
     empty: ClassVar[str] = "0"
     source: ClassVar[str] = ""
     unit: ClassVar[str] = ""
     """Its unit; empty where it is that of the values."""
+    parameters: ClassVar[tuple[str, ...]] = ()
+    """Names of its own arguments in a definition."""
+
+    def check(self, **given: Any) -> tuple[int, ...]:
+        """The arguments named in `parameters` as integers.
+
+        Raises:
+            ValueError: one of them is of no use, with the mend.
+        """
+        return ()
+
+    def primitives(self, terms: Terms) -> tuple[Primitive, ...]:
+        """What it needs of the kernel."""
+        return self.needs
+
+    def columns(self, terms: Terms) -> tuple[str, ...]:
+        """The endings of its columns' names: one column, unless it says otherwise."""
+        return ("",)
 
     @abstractmethod
-    def result(self, primitives: Sequence[Ints], times_us: Ints, over_us: int) -> Floats:
-        """The feature of each row from its primitives, int64 [n] each, in their order."""
+    def result(self, primitives: Sequence[Ints], times_us: Ints, terms: Terms) -> Any:
+        """The feature of each row, float64 [n], from its primitives in their order, int64 [n] each.
+
+        An aggregation of several columns gives a list with one array for each.
+        """
 
     @abstractmethod
-    def reference(self, entries: Sequence[Entry], now_us: int, over_us: int) -> float:
-        """The same for one event, from the entries of its window."""
+    def reference(self, entries: Sequence[Entry], now: Entry, terms: Terms) -> Any:
+        """The same for one event, `now`, from the entries of its window."""
 
-    def bounds(self, low: float, high: float, fewest: int, over_us: int) -> tuple[float, float]:
+    def bounds(self, low: float, high: float, fewest: int, terms: Terms) -> tuple[float, float]:
         """The least and greatest result for values in [low, high] and at least `fewest` events.
 
         Here for what lies among the values, and is 0 where there are none.
@@ -87,3 +127,14 @@ def seconds_since(newest_us: Ints, times_us: Ints, over_us: int) -> Floats:
     since_us = times_us - newest_us
     since_us[newest_us == NONE] = over_us
     return since_us.astype("float64") / 1e6
+
+
+def small_count(name: str, given: Any, most: int) -> int:
+    """An argument that is a number from 1 to `most`.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if type(given) is not int or not 1 <= given <= most:
+        raise ValueError(f"{name}= is {given!r}; give a number from 1 to {most}")
+    return given

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive, value_or_zero
+from features.aggregations.base import (
+    Aggregation,
+    Entry,
+    Floats,
+    Ints,
+    Primitive,
+    Terms,
+    value_or_zero,
+)
 
 
 class Max(Aggregation):
@@ -12,11 +20,11 @@ class Max(Aggregation):
 
     name = "max"
     takes = "number"
-    primitives = (Primitive("one"), Primitive("largest"))
+    needs = (Primitive("one"), Primitive("largest"))
     formula = "max x"
 
-    def result(self, primitives: Sequence[Ints], times_us: Ints, over_us: int) -> Floats:
+    def result(self, primitives: Sequence[Ints], times_us: Ints, terms: Terms) -> Floats:
         return value_or_zero(*primitives)
 
-    def reference(self, entries: Sequence[Entry], now_us: int, over_us: int) -> float:
+    def reference(self, entries: Sequence[Entry], now: Entry, terms: Terms) -> float:
         return float(max((entry.value for entry in entries), default=0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive, quotient
+from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive, Terms, quotient
 
 
 class Mean(Aggregation):
@@ -12,14 +12,14 @@ class Mean(Aggregation):
 
     name = "mean"
     takes = "number"
-    primitives = (Primitive("one"), Primitive("value"))
+    needs = (Primitive("one"), Primitive("value"))
     formula = "float64(Σ x) / float64(n)"
 
-    def result(self, primitives: Sequence[Ints], times_us: Ints, over_us: int) -> Floats:
+    def result(self, primitives: Sequence[Ints], times_us: Ints, terms: Terms) -> Floats:
         count, total = primitives
         return quotient(total, count)
 
-    def reference(self, entries: Sequence[Entry], now_us: int, over_us: int) -> float:
+    def reference(self, entries: Sequence[Entry], now: Entry, terms: Terms) -> float:
         if not entries:
             return 0.0
         return float(sum(entry.value for entry in entries)) / float(len(entries))

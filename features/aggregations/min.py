@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive, value_or_zero
+from features.aggregations.base import (
+    Aggregation,
+    Entry,
+    Floats,
+    Ints,
+    Primitive,
+    Terms,
+    value_or_zero,
+)
 
 
 class Min(Aggregation):
@@ -12,11 +20,11 @@ class Min(Aggregation):
 
     name = "min"
     takes = "number"
-    primitives = (Primitive("one"), Primitive("smallest"))
+    needs = (Primitive("one"), Primitive("smallest"))
     formula = "min x"
 
-    def result(self, primitives: Sequence[Ints], times_us: Ints, over_us: int) -> Floats:
+    def result(self, primitives: Sequence[Ints], times_us: Ints, terms: Terms) -> Floats:
         return value_or_zero(*primitives)
 
-    def reference(self, entries: Sequence[Entry], now_us: int, over_us: int) -> float:
+    def reference(self, entries: Sequence[Entry], now: Entry, terms: Terms) -> float:
         return float(min((entry.value for entry in entries), default=0))

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive, seconds_since
+from features.aggregations.base import (
+    Aggregation,
+    Entry,
+    Floats,
+    Ints,
+    Primitive,
+    Terms,
+    seconds_since,
+)
 
 
 class SecondsSinceLabel(Aggregation):
@@ -12,17 +20,17 @@ class SecondsSinceLabel(Aggregation):
 
     name = "seconds_since_label"
     takes = "label"
-    primitives = (Primitive("last_time", labelled=True),)
+    needs = (Primitive("last_time", labelled=True),)
     formula = "float64(t − max t of e with y, µs) / 10⁶"
     empty = "the window's length"
     unit = "s"
 
-    def result(self, primitives: Sequence[Ints], times_us: Ints, over_us: int) -> Floats:
-        return seconds_since(primitives[0], times_us, over_us)
+    def result(self, primitives: Sequence[Ints], times_us: Ints, terms: Terms) -> Floats:
+        return seconds_since(primitives[0], times_us, terms.over_us)
 
-    def reference(self, entries: Sequence[Entry], now_us: int, over_us: int) -> float:
+    def reference(self, entries: Sequence[Entry], now: Entry, terms: Terms) -> float:
         true = [entry.time_us for entry in entries if entry.label]
-        return float(now_us - max(true) if true else over_us) / 1e6
+        return float(now.time_us - max(true) if true else terms.over_us) / 1e6
 
-    def bounds(self, low: float, high: float, fewest: int, over_us: int) -> tuple[float, float]:
+    def bounds(self, low: float, high: float, fewest: int, terms: Terms) -> tuple[float, float]:
         return 0.0, float("inf")

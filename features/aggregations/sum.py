@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive
+from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive, Terms
 
 
 class Sum(Aggregation):
@@ -13,14 +13,14 @@ class Sum(Aggregation):
 
     name = "sum"
     takes = "number"
-    primitives = (Primitive("value"),)
+    needs = (Primitive("value"),)
     formula = "Σ x"
 
-    def result(self, primitives: Sequence[Ints], times_us: Ints, over_us: int) -> Floats:
+    def result(self, primitives: Sequence[Ints], times_us: Ints, terms: Terms) -> Floats:
         return primitives[0].astype("float64")
 
-    def reference(self, entries: Sequence[Entry], now_us: int, over_us: int) -> float:
+    def reference(self, entries: Sequence[Entry], now: Entry, terms: Terms) -> float:
         return float(sum(entry.value for entry in entries))
 
-    def bounds(self, low: float, high: float, fewest: int, over_us: int) -> tuple[float, float]:
+    def bounds(self, low: float, high: float, fewest: int, terms: Terms) -> tuple[float, float]:
         return (low * fewest if low >= 0 else -math.inf), math.inf

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from features.layout import Layout
 from features.plan import Plan, load_plan
 from features.settings import settings
 from features.wire import dead_letter_topic, late_topic
@@ -85,8 +86,7 @@ def summarise(compiled: Plan) -> dict[str, Any]:
                 "topic": stage.topic,
                 "columns": list(stage.columns),
                 "retention_days": stage.retention_us / 8.64e10,
-                # time, flags, identity where labels look for it, values (kernels/windows.py)
-                "bytes_per_event": 8 + 2 + 8 * stage.uses_label + 8 * len(stage.values),
+                "bytes_per_event": Layout(stage).entry_bytes,
             }
             for stage in compiled.stages
         ],

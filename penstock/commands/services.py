@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from features.vocabulary import did_you_mean
+from features.place import did_you_mean
 
 SERVICES = {
     "ingest": "streaming.ingest",

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from features.errors import PenstockError, ServiceUnavailableError
+from features.place import did_you_mean
 from features.settings import settings
-from features.vocabulary import did_you_mean
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message

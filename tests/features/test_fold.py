@@ -171,7 +171,7 @@ def test_fold_equals_reference(log: list[dict], sizes: list[int]) -> None:
         expected = one | two
         assert (got["verdict"] == DUPLICATE) == fact.duplicate
         for window in (*PLAN.stages[0].windows, *PLAN.stages[1].windows):
-            assert got[window.column] == expected.get(window.column), window.column
+            assert got[window.columns[0]] == expected.get(window.columns[0]), window.columns[0]
 
 
 @settings(max_examples=60, deadline=None)
@@ -276,7 +276,9 @@ def test_expiry_does_not_depend_on_how_much_an_envelope_spans() -> None:
     # An envelope that spans many windows: its first rows look back at what its last have passed.
     got += at_once.fold(batch(plan, rows[600:]), 0, 1).to_pylist()
     for window in PLAN.stages[0].windows:
-        assert [row[window.column] for row in got] == [row[window.column] for row in expected]
+        assert [row[window.columns[0]] for row in got] == [
+            row[window.columns[0]] for row in expected
+        ]
 
 
 def test_expiry_waits_for_the_upstream_partition_that_lags_behind() -> None:

@@ -76,26 +76,102 @@ WRONG = {
         "hours(24)",
         "remove one",
     ),
-    "cyclic feature": (
+    "expression without a name": (
         """
         mine = FeatureSet("m", event=payments, features=[
-            ratio("a", "b", "amount"),
-            payments.amount,
-            ratio("b", "a", "amount"),
+            payments.amount / 2,
         ])
         """,
-        'ratio("a"',
-        "break it",
+        "payments.amount / 2",
+        'add .named("its_name")',
     ),
-    "ratio of an unknown column": (
+    "arithmetic with a text": (
         """
         mine = FeatureSet("m", event=payments, features=[
-            payments.amount,
-            ratio("a", "amont", "amount"),
+            (payments.terminal_id + 1).named("x"),
         ])
         """,
-        'ratio("a"',
-        "did you mean 'amount'",
+        "payments.terminal_id + 1",
+        "use a number",
+    ),
+    "arithmetic with None": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            (payments.amount + None).named("x"),
+        ])
+        """,
+        "payments.amount + None",
+        "use fields, features and numbers",
+    ),
+    "expression over several columns": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            (1 + last_k(payments.amount, k=2, by=customer, over=days(1))).named("x"),
+        ])
+        """,
+        "last_k(",
+        "use aggregations of one column",
+    ),
+    "argument of another aggregation": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            count(by=customer, over=days(1), dely=days(2)),
+        ])
+        """,
+        "count(",
+        "did you mean 'delay'",
+    ),
+    "argument out of range": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            percentile(payments.amount, p=101, by=customer, over=days(1)),
+        ])
+        """,
+        "percentile(",
+        "give a percentage",
+    ),
+    "resolution longer than the delay": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            count(by=customer, over=days(1), delay=hours(1), resolution=hours(2)),
+        ])
+        """,
+        "count(",
+        "make resolution=",
+    ),
+    "sum of a float without decimals": (
+        """
+        bad = Event("b", id="i", time="t", key=customer, fields={
+            "customer_id": Text(), "weight": Float()})
+        sum(bad.weight, by=customer, over=days(1))
+        """,
+        "sum(bad",
+        "declare its decimals",
+    ),
+    "entropy of a text": (
+        """
+        entropy(payments.terminal_id, by=customer, over=days(1))
+        """,
+        "entropy(",
+        "declare its values",
+    ),
+    "category that is never so": (
+        """
+        bad = Event("b", id="i", time="t", key=customer, fields={
+            "customer_id": Text(), "sort": Category("food", "fuel")})
+        count(by=customer, over=days(1), where=bad.sort.is_in("feul"))
+        """,
+        "count(",
+        "did you mean 'fuel'",
+    ),
+    "field with the name of a row's column": (
+        """
+        bad = Event("b", id="i", time="t", key=customer, fields={
+            "customer_id": Text(), "kind": Text()})
+        mine = FeatureSet("m", event=bad, features=[count(by=customer, over=days(1))])
+        """,
+        "mine =",
+        "give it another name",
     ),
     "unknown entity": (
         """
@@ -138,7 +214,7 @@ WRONG = {
         bad = Event("b", id="i", time="t", key=customer, fields={
             "customer_id": Text(), "price": Money("EUX")})
         """,
-        "bad = Event",
+        "EUX",
         "did you mean 'EUR'",
     ),
 }
@@ -211,7 +287,7 @@ def test_fingerprint_changes_exactly_when_a_value_could(tmp_path: Path) -> None:
 def test_first_stage_is_the_events_own_key_even_without_a_window(tmp_path: Path) -> None:
     body = """
     mine = FeatureSet("m", event=payments, features=[
-        count(by=terminal, over=days(1)), ratio("r", "terminal_count_1d", "terminal_count_1d"),
+        (count(by=terminal, over=days(1)) / 7).named("a_day"),
     ])
     """
     plan = compile_plan(define(tmp_path, body))

@@ -1,210 +1,252 @@
-"""The window kernel against brute force, on keys that are interleaved, out of order and growing."""
+"""The window kernel against brute force: keys interleaved, out of order, growing and expiring."""
 
+import dataclasses
+import itertools
+import random
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from kernels.windows import (
-    ARRIVED,
-    FIRST_CONDITION,
-    KINDS,
-    LABEL,
-    NONE,
-    SQUARE_HIGH,
-    Arena,
-    Spec,
-    compact,
-    fold_rows,
-    reserve,
-)
+from features.layout import Layout
+from features.plan import StagePlan, WindowPlan
+from kernels.arena import ARRIVED, FIRST_CONDITION, LABEL, NONE, Arena
+from kernels.windows import KINDS, fold_rows, rebuild
 
 KEYS = 3
-RANGES = [(5, 0), (9, 2), (30, 0), (12, 3), (1, 0)]
-MASKS = (ARRIVED, ARRIVED | LABEL, ARRIVED | FIRST_CONDITION)
-PRIMITIVES = [(kind, column, mask) for mask in MASKS for kind in range(4) for column in (0, 1)] + [
-    (kind, 1, mask) for mask in MASKS for kind in range(4, len(KINDS))
-]
-# The halves of a square stand side by side.
-ADDITIVE = sorted((p for p in PRIMITIVES if p[0] <= SQUARE_HIGH), key=lambda p: (p[2], p[1], p[0]))
-ORDERED = [*ADDITIVE, *(p for p in PRIMITIVES if p[0] > SQUARE_HIGH)]
-SPEC = Spec(
-    over_us=np.array([over for over, _ in RANGES]),
-    delay_us=np.array([delay for _, delay in RANGES]),
-    first=np.arange(len(RANGES) + 1) * len(ORDERED),
-    additive_end=np.arange(len(RANGES)) * len(ORDERED) + len(ADDITIVE),
-    kind=np.tile([p[0] for p in ORDERED], len(RANGES)),
-    column=np.tile([p[1] for p in ORDERED], len(RANGES)),
-    mask=np.tile([p[2] for p in ORDERED], len(RANGES)),
-)
+RANGES = [(5, 0, 0), (9, 2, 0), (30, 0, 0), (12, 3, 3), (1, 0, 0), (8, 0, 4)]
+AGGREGATIONS = {
+    "count": (),
+    "std": (),
+    "min": (),
+    "max": (),
+    "first": (),
+    "last_k": (3,),
+    "seconds_since_last": (),
+    "percentile": (9_000,),
+    "histogram": (-3, 0, 5),
+    "distinct": (2,),
+    "seconds_between_std": (),
+}
+LABELLED = ("rate", "seconds_since_label")
+
+
+def window(name: str, reach: tuple[int, int, int], where: int, field: str) -> WindowPlan:
+    over_us, delay_us, resolution_us = reach
+    return WindowPlan(
+        columns=(),
+        aggregation=name,
+        value=field,
+        type="integer",
+        over_us=over_us,
+        delay_us=delay_us,
+        resolution_us=resolution_us,
+        where=where,
+        parameters=AGGREGATIONS.get(name, ()),
+    )
+
+
+def stage(uses_label: bool, conditions: bool) -> StagePlan:
+    names = [*AGGREGATIONS, *(LABELLED if uses_label else ())]
+    wheres = (-1, 0) if conditions else (-1,)
+    windows = [
+        window(name, reach, where, field)
+        for name in names
+        for reach in RANGES
+        for where in wheres
+        for field in ("a", "b")
+    ]
+    return StagePlan(
+        index=0,
+        name="s",
+        key_column="k",
+        topic="t",
+        windows=tuple(windows),
+        conditions=((),) if conditions else (),
+        uses_label=uses_label,
+        retention_us=30,
+    )
+
+
+Row = tuple[bool, int, int, int, tuple[int, int], int, int]
+"""(is label, key, time, identity, values, label, conditions)."""
 
 
 class Store:
     """The kernel's state, as small as it can be, so that every segment has to move."""
 
-    def __init__(self) -> None:
-        self.used = 0
-        count, ranges = len(SPEC.kind), len(RANGES)
-        self.arena = Arena(
-            *(np.zeros(KEYS, np.int64) for _ in range(4)),
-            np.zeros((KEYS, ranges), np.int32),
-            np.zeros((KEYS, ranges), np.int32),
-            np.zeros((KEYS, count), np.int64),
-            np.zeros(1, np.int64),
-            np.zeros(1, np.int64),
-            np.zeros(1, np.uint16),
-            np.zeros((1, 2), np.int64),
-        )
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.arena: Arena = layout.arena(KEYS, 1)
+        self.rebuilt = 0
 
-    def reserve(self, slots: list[int], extra: list[int], expire_before_us: int) -> int:
-        """Returns how often the arena had to grow."""
-        grown = 0
-        wanted = np.array(slots), np.array(extra)
+    def fold(self, part: list[Row], expire_before: int) -> NDArray[np.int64]:
+        out = np.full((self.layout.readings, len(part)), -77)
+        done = 0
+        columns = [np.array(column) for column in zip(*part, strict=True)]
+        coded = np.array([part_values(self.layout, row) for row in part]).T.copy()
         while True:
-            self.used, lacking = reserve(*wanted, self.arena, SPEC, self.used, expire_before_us)
-            if not lacking:
-                return grown
-            grown += 1
-            more = [
-                np.concatenate([array, np.zeros((lacking, *array.shape[1:]), array.dtype)])
-                for array in self.arena[7:]
-            ]
-            self.arena = Arena(*self.arena[:7], *more)
-
-    def compact(self, expire_before_us: int) -> None:
-        slots = np.flatnonzero(self.arena.length)
-        slots = slots[np.argsort(self.arena.start[slots])]
-        self.arena.capacity[:] = 0
-        self.used = compact(slots, self.arena, SPEC, expire_before_us)
-
-    def fold(self, part: list[tuple[Any, ...]]) -> np.ndarray:
-        out = np.full((len(part), len(SPEC.kind)), -77)
-        fold_rows(
-            np.array([r[0] for r in part]),
-            np.zeros(len(part), np.bool_),
-            np.array([r[1] for r in part]),
-            np.array([r[2] for r in part]),
-            np.array([r[3] for r in part]),
-            np.array([r[4] for r in part]),
-            np.array([r[5] for r in part], np.int8),
-            np.array([r[6] for r in part], np.uint16),
-            self.arena,
-            SPEC,
-            out,
-        )
-        return out
+            done = fold_rows(
+                done,
+                columns[0],
+                np.zeros(len(part), np.bool_),
+                columns[1],
+                columns[2],
+                columns[3] << 16,
+                coded,
+                columns[5].astype(np.int8),
+                columns[6].astype(np.uint16),
+                self.arena,
+                self.layout.spec,
+                expire_before,
+                out,
+                out.view(np.float64),
+            )
+            if done == len(part):
+                return out
+            self.rebuilt += 1
+            held = np.zeros(
+                (int(self.arena.length.sum() * 1.2) + 24, self.layout.columns), np.int64
+            )
+            rebuild(self.arena, self.layout.spec, held, KEYS, expire_before)
+            self.arena = self.arena._replace(held=held)
 
 
-def primitive(kind: str, entries: list[tuple[int, int, bool]]) -> int:
-    """Entries are (time, value, is current), in order of (time, arrival)."""
-    values = [value for _, value, _ in entries]
-    squares = sum(value * value for value in values)
-    earlier = [time for time, _, current in entries if not current]
-    found = {
-        "one": len(entries),
-        "value": sum(values),
-        "square_low": squares & (2**64 - 1),
-        "square_high": squares >> 64,
-        "previous_time": max(earlier, default=NONE),
-    }
-    if kind in found:
-        low_half = found[kind] & (2**64 - 1)
-        return low_half - 2**64 if low_half >= 2**63 else low_half
-    if not entries:
-        return NONE
-    return {
-        "first_value": values[0],
-        "last_value": values[-1],
-        "first_time": entries[0][0],
-        "last_time": entries[-1][0],
-        "smallest": min(values),
-        "largest": max(values),
-    }[kind]
+def part_values(layout: Layout, row: Row) -> list[int]:
+    values = dict(zip("ab", row[4], strict=True))
+    return [
+        int(np.searchsorted(coded.edges, values[coded.field], side="right"))
+        if coded.coding == "bucket"
+        else values[coded.field]
+        for coded in layout.values
+    ]
 
 
-def brute_force(rows: list[tuple[Any, ...]], i: int) -> list[int]:
+def brute_force(layout: Layout, rows: list[Row], i: int) -> list[float]:
     _, slot, t, *_ = rows[i]
     entries = []
-    for at, (is_label, s, time, identity, values, _, condition) in enumerate(rows[: i + 1]):
+    for at, (is_label, s, time, identity, _, _, condition) in enumerate(rows[: i + 1]):
         if is_label or s != slot:
             continue
         verdicts = [r[5] for r in rows[: i + 1] if r[0] and r[1:4] == (s, time, identity)]
         flags = ARRIVED | condition | (LABEL if verdicts and verdicts[-1] else 0)
-        entries.append((time, at, values, flags))
+        entries.append((time, at, part_values(layout, rows[at]), flags))
     entries.sort(key=lambda entry: entry[:2])
-    return [
-        primitive(
-            KINDS[kind],
-            [
-                (time, values[column], at == i)
-                for time, at, values, flags in entries
-                if t - delay - over < time <= t - delay and flags & mask == mask
-            ],
-        )
-        for over, delay in RANGES
-        for kind, column, mask in ORDERED
-    ]
+    spec, found = layout.spec, []
+    for r in range(len(spec.over_us)):
+        over, delay, step = (int(a[r]) for a in (spec.over_us, spec.delay_us, spec.resolution_us))
+        after, until = t - delay - over, t - delay
+        if step:
+            after = -(-after // step) * step
+            until = -(-until // step) * step if delay else until
+        for p in range(spec.first[r], spec.first[r + 1]):
+            mask = int(spec.mask[p])
+            inside = [e for e in entries if after < e[0] <= until and e[3] & mask == mask]
+            found.append(reading(layout, p, inside, i))
+    return found
 
 
-def random_rows(seed: int, count: int) -> list[tuple[Any, ...]]:
-    """(is label, key, time, identity, values, label, conditions), a label sometimes first."""
-    rng = np.random.default_rng(seed)
-    rows: list[tuple[Any, ...]] = []
-    for identity in range(count):
-        events = [r for r in rows if not r[0]]
-        if events and rng.random() < 0.2:
-            about = events[rng.integers(len(events))]
-            rows.append((True, *about[1:4], (0, 0), int(rng.random() < 0.6), 0))
-        elif rng.random() < 0.05:
-            key = (int(rng.integers(KEYS)), identity // 4, identity)
-            for verdict in rng.integers(0, 2, rng.integers(1, 3)).tolist():
-                rows.append((True, *key, (0, 0), verdict, 0))
-            rows.append((False, *key, (int(rng.integers(-99, 99)), 7), 0, FIRST_CONDITION))
-        else:
-            t = identity // 4 - int(rng.integers(0, 9))
-            values = (int(rng.integers(-99, 99)), int(rng.integers(-(10**12), 10**12)))
-            condition = int(rng.integers(2)) * FIRST_CONDITION
-            rows.append((False, int(rng.integers(KEYS)), t, identity, values, 0, condition))
+def reading(layout: Layout, p: int, entries: list[Any], i: int) -> int:
+    spec = layout.spec
+    kind, at, parameter = KINDS[spec.kind[p]], int(spec.at[p]), int(spec.parameter[p])
+    if kind == "extreme":
+        values = [e[2][value_at(layout, int(spec.extreme_value[at]))] for e in entries]
+        sign = int(spec.extreme_sign[at])
+        nothing = 2**63 - 1 if sign > 0 else -(2**63)
+        return (min if sign > 0 else max)(values, default=nothing)
+    if kind == "counter":
+        value = value_at(layout, int(spec.counter_value[at]))
+        return sum(e[2][value] == parameter for e in entries)
+    if kind == "one":
+        return len(entries)
+    if kind in ("value", "square_low", "square_high"):
+        k = int(np.flatnonzero(spec.sum_column == at - (kind == "square_high"))[0])
+        values = [e[2][int(spec.sum_value[k])] for e in entries]
+        if kind == "value":
+            return sum(values)
+        total = sum(value * value for value in values)
+        return wrapped(total if kind == "square_low" else total >> 64)
+    if kind in ("gap_square_low", "gap_square_high"):
+        gaps = [b[0] - a[0] for a, b in itertools.pairwise(entries)]
+        return sum(gap * gap for gap in gaps) if kind == "gap_square_low" else 0
+    if kind in ("first", "last", "previous"):
+        entries = [e for e in entries if kind != "previous" or e[1] != i]
+        n = 0 if kind == "first" else len(entries) - 1 - parameter
+        if not 0 <= n < len(entries):
+            return NONE
+        return entries[n][0] if at == 0 else entries[n][2][value_at(layout, at)]
+    values = [e[2][value_at(layout, at)] for e in entries]
+    if kind == "quantile":
+        rank = -(-parameter * len(values) // 10_000)
+        return sorted(values)[rank - 1] if values else NONE
+    assert kind == "distinct"
+    # HyperLogLog's low range counts as few values as these exactly.
+    return len(set(values))
+
+
+def value_at(layout: Layout, column: int) -> int:
+    return int(np.flatnonzero(layout.spec.raw == column)[0])
+
+
+def wrapped(number: int) -> int:
+    low = number & (2**64 - 1)
+    return low - 2**64 if low >= 2**63 else low
+
+
+def random_rows(seed: int, count: int, labels: bool) -> list[Row]:
+    """A label sometimes comes first."""
+    chance = random.Random(seed)
+    rows: list[Row] = []
+    now = 0
+    for i in range(count):
+        now += chance.choice([0, 0, 1, 1, 3])
+        t = max(0, now - chance.choice([0, 0, 0, 1, 2, 6]))
+        values = (chance.randrange(-9, 9), chance.choice([2**40, -(2**40), 3]))
+        event: Row = (False, chance.randrange(KEYS), t, i, values, 0, chance.choice([0, 4]))
+        if labels and chance.random() < 0.1:
+            rows.append((True, *event[1:4], (0, 0), 1, 0))
+        rows.append(event)
+        if labels and chance.random() < 0.3:
+            about = chance.choice([r for r in rows if not r[0]][-12:])
+            rows.append((True, *about[1:4], (0, 0), chance.randrange(2), 0))
     return rows
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("batch_rows", [1, 7, 300])
-def test_primitives_equal_brute_force(seed: int, batch_rows: int) -> None:
-    rows = random_rows(seed, 300)
-    store = Store()
-    for begin in range(0, len(rows), batch_rows):
-        part = rows[begin : begin + batch_rows]
-        wanted, extra = np.unique([r[1] for r in part], return_counts=True)
-        # Times fall back by at most 8 and windows reach back 30, so older entries may go.
-        newest = max(r[2] for r in rows[: begin + 1])
-        store.reserve(wanted.tolist(), extra.tolist(), newest - 60)
-        out = store.fold(part)
-        for i, row in enumerate(part):
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("uses_label", "conditions"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_every_reading_equals_brute_force(seed: int, uses_label: int, conditions: int) -> None:
+    layout = Layout(stage(bool(uses_label), bool(conditions)))
+    rows = random_rows(seed, 150, bool(uses_label))
+    store, chance, at = Store(layout), random.Random(seed), 0
+    while at < len(rows):
+        part = rows[at : at + chance.choice([1, 5, 40])]
+        # Rows come up to 6 behind the newest; a window reaches 30 back, the first flag no farther.
+        newest = max((row[2] for row in rows[:at]), default=0)
+        out = store.fold(part, newest - 6 - 30 - 4)
+        for n, row in enumerate(part):
             if not row[0]:
-                assert out[i].tolist() == brute_force(rows, begin + i)
-        if begin % 3 == 0:
-            store.compact(newest - 60)
+                assert out[:, n].tolist() == brute_force(layout, rows, at + n)
+        at += len(part)
+    assert store.rebuilt > 2
+    assert int(store.arena.length.sum()) < len(rows) * 2 / 3
 
 
-def test_full_segment_drops_what_expired_before_it_moves() -> None:
-    store = Store()
-    assert store.reserve([0], [4], 0) > 0
-    capacity = int(store.arena.capacity[0])
-    store.fold([(False, 0, t, t, (1, 1), 0, 0) for t in range(capacity)])
-    assert store.reserve([0], [5], 5) == 0
-    arena = store.arena
-    assert (arena.capacity[0], arena.length[0]) == (capacity, capacity - 5)
-    assert arena.time[arena.start[0]] == 5
+def test_stage_without_labels_or_conditions_keeps_no_marks() -> None:
+    plain = Layout(stage(False, False))
+    assert plain.spec.mark == 0
+    few = dataclasses.replace(
+        stage(False, False),
+        windows=tuple(
+            dataclasses.replace(window(name, RANGES[0], -1, field), columns=("x",))
+            for name in ("count", "mean")
+            for field in ("a", "b")
+        ),
+    )
+    # An event time and a running sum of each field.
+    assert Layout(few).entry_bytes == 24
 
 
-def test_compacting_lets_go_of_every_key_and_leaves_its_sums_empty() -> None:
-    store = Store()
-    store.reserve([0, 1], [4, 4], 0)
-    store.fold([(False, key, t, t, (3, 4), 0, 4) for key in (0, 1) for t in range(4)])
-    store.compact(2)
-    assert (store.used, store.arena.length.tolist()) == (4, [2, 2, 0])
-    store.compact(100)
-    assert store.used == 0
-    assert not store.arena.sums.any()
-    assert not store.arena.upper.any()
+def test_flags_lie_beside_the_condition_bits() -> None:
+    assert FIRST_CONDITION == 4
+    assert (ARRIVED | LABEL) < FIRST_CONDITION

@@ -1,0 +1,197 @@
+"""What a stage remembers of its keys: their slots, and the windows' entries.
+
+Memory follows what is retained: arrays grow by half, the matrix is written anew, without what has
+expired, whenever it is full.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from features.coding import hashes, string_buffers
+from features.layout import Layout
+from kernels import keys as key_table
+from kernels.arena import Arena
+from kernels.windows import fold_rows, rebuild
+
+_FEWEST_KEYS, _FEWEST_ROWS = 64, 512
+_BY_KEY = Arena._fields.index("held")
+"""The arena's arrays before this one have a row for each key."""
+
+NEVER_US = int(np.iinfo(np.int64).min)
+
+
+class State:
+    """The keys and entries of one stage and partition.
+
+    Args:
+        layout: what is kept.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self.keys = 0
+        """How many keys have state."""
+        self._known = key_table.empty(_FEWEST_KEYS, 16 * _FEWEST_KEYS)
+        self._arena = layout.arena(_FEWEST_KEYS, _FEWEST_ROWS)
+
+    @property
+    def entries(self) -> int:
+        """How many events and waiting labels are retained."""
+        length = self._arena.length[: self.keys]
+        return int(length.sum()) - int(np.count_nonzero(length))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all of it, room to grow included."""
+        return sum(int(array.nbytes) for array in (*self._known, *self._arena))
+
+    @property
+    def bytes_by_key(self) -> int:
+        """That part of the memory which is there for keys, not for entries."""
+        return self.nbytes - int(self._arena.held.nbytes)
+
+    def slots(self, keys: pa.Array) -> npt.NDArray[np.int64]:
+        """The slot of each key, int64 [n]; new keys get one."""
+        out = np.empty(len(keys), np.int64)
+        buffers = string_buffers(keys)
+        done = 0
+        while True:
+            done, self.keys = key_table.find(done, *buffers, self._known, self.keys, out)
+            if done == len(out):
+                break
+            self._grow_keys(int(buffers[0][done + 1] - buffers[0][done]))
+        return out
+
+    def hashes(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The hash of each slot's key."""
+        found: npt.NDArray[np.int64] = self._known.hash[slots]
+        return found
+
+    def _grow_keys(self, text_bytes: int) -> None:
+        """Room for half as many keys again, and for one of some bytes."""
+        known = self._known
+        room = max(_FEWEST_KEYS, self.keys + self.keys // 2)
+        named = int(known.end[self.keys])
+        larger = key_table.empty(room, named + named // 2 + text_bytes + 16 * _FEWEST_KEYS)
+        key_table.copy(known, np.arange(self.keys), larger)
+        self._known = larger
+        self._arena = Arena(
+            *(_grown(array, room) for array in self._arena[:_BY_KEY]), *self._arena[_BY_KEY:]
+        )
+
+    def fold(
+        self,
+        rows: pa.RecordBatch,
+        slots: npt.NDArray[np.int64],
+        is_label: npt.NDArray[np.bool_],
+        skip: npt.NDArray[np.bool_],
+        times_us: npt.NDArray[np.int64],
+        labels: npt.NDArray[np.int8],
+        conditions: npt.NDArray[np.uint16],
+        expire_before_us: int,
+    ) -> dict[str, npt.NDArray[np.float64]]:
+        """Fold rows and give every window's columns, float64 [n]; 0 on rows that are skipped."""
+        n = rows.num_rows
+        layout = self._layout
+        values = np.empty((len(layout.values), n), np.int64)
+        for index, coded in enumerate(layout.values):
+            values[index] = coded.of(rows)
+        identities = hashes(rows.column("event_id")) if layout.spec.mark else times_us
+        out = np.zeros((layout.readings, n), np.int64)
+        done = 0
+        while True:
+            done = fold_rows(
+                done,
+                is_label,
+                skip,
+                slots,
+                times_us,
+                identities,
+                values,
+                labels,
+                conditions,
+                self._arena,
+                layout.spec,
+                expire_before_us,
+                out,
+                out.view(np.float64),
+            )
+            if done == n:
+                break
+            self._rebuild(expire_before_us)
+        return layout.results(out, times_us)
+
+    def _rebuild(self, expire_before_us: int, spare: float = 0.5) -> None:
+        """Write the matrix anew: without what has expired, with room for some more."""
+        arena = self._arena
+        kept = int(arena.length[: self.keys].sum())
+        room = max(_FEWEST_ROWS, int(kept * (1.125 + spare)))
+        held = np.zeros((room, arena.held.shape[1]), np.int64)
+        rebuild(arena, self._layout.spec, held, self.keys, expire_before_us)
+        self._arena = arena._replace(held=held)
+
+    def forget(self, expire_before_us: int) -> None:
+        """Let go of what has expired, and of keys that have no entries left."""
+        self._rebuild(expire_before_us)
+        self._keep(np.flatnonzero(self._arena.length[: self.keys] > 1))
+
+    def keep_only(self, slot: int | None) -> None:
+        """Forget every key but one: rows that come sorted by key need no more."""
+        self._keep(np.array([] if slot is None else [slot], np.int64))
+        self._rebuild(NEVER_US)
+
+    def _keep(self, slots: npt.NDArray[np.int64]) -> None:
+        if len(slots) == self.keys:
+            return
+        room = max(_FEWEST_KEYS, len(slots) + len(slots) // 2)
+        size = int((self._known.end[slots + 1] - self._known.end[slots]).sum())
+        known = key_table.empty(room, size + size // 2 + 16 * _FEWEST_KEYS)
+        key_table.copy(self._known, slots, known)
+        self._known = known
+        self._arena = Arena(
+            *(_grown(array[slots], room) for array in self._arena[:_BY_KEY]),
+            *self._arena[_BY_KEY:],
+        )
+        self.keys = len(slots)
+
+    def pack(self) -> dict[str, Any]:
+        """All of it as plain bytes and numbers; `unpack` is its inverse."""
+        known, arena, keys = self._known, self._arena, self.keys
+        used = int(arena.used[0])
+        return {
+            "keys": keys,
+            "ends": known.end[: keys + 1].tobytes(),
+            "text": known.text[: known.end[keys]].tobytes(),
+            "by_key": [array[:keys].tobytes() for array in arena[:_BY_KEY]],
+            "rows": used,
+            "held": arena.held[:used].tobytes(),
+        }
+
+    def unpack(self, packed: dict[str, Any]) -> None:
+        """Take over what `pack` gave."""
+        keys, used = packed["keys"], packed["rows"]
+        room = max(_FEWEST_KEYS, keys + keys // 2)
+        ends = np.frombuffer(packed["ends"], np.int64)
+        text = np.frombuffer(packed["text"], np.uint8)
+        self._known = key_table.empty(room, len(text) + len(text) // 2 + 16 * _FEWEST_KEYS)
+        self.keys = 0
+        out = np.empty(keys, np.int64)
+        _, self.keys = key_table.find(0, ends, text, self._known, 0, out)
+        self._arena = self._layout.arena(room, max(_FEWEST_ROWS, used + used // 2))
+        for array, saved in zip(self._arena[:_BY_KEY], packed["by_key"], strict=True):
+            array[:keys] = np.frombuffer(saved, array.dtype).reshape(keys, *array.shape[1:])
+        held = np.frombuffer(packed["held"], np.int64)
+        self._arena.held[:used] = held.reshape(used, self._layout.columns)
+        self._arena.used[0] = used
+
+
+def _grown(array: Any, size: int) -> Any:
+    """A copy with room for `size` rows."""
+    larger = np.zeros((size, *array.shape[1:]), array.dtype)
+    larger[: len(array)] = array
+    return larger
