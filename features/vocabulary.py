@@ -28,7 +28,9 @@ class Place:
     line: int
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        """As an editor opens it: from the working folder where the file lies below it."""
+        file, here = Path(self.file), Path.cwd()
+        return f"{file.relative_to(here) if file.is_relative_to(here) else file}:{self.line}"
 
 
 def _caller() -> Place:
@@ -41,7 +43,7 @@ def _caller() -> Place:
         frame = frame.f_back
     if frame.f_code.co_filename == __file__ and frame.f_back is not None:
         frame = frame.f_back
-    return Place(Path(frame.f_code.co_filename).name, frame.f_lineno)
+    return Place(frame.f_code.co_filename, frame.f_lineno)
 
 
 def wrong(place: Place, what: str, mend: str) -> DefinitionError:

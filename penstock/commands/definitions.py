@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from features.plan import Plan, load_plan
+from features.catalog import load_plan
+from features.plan import Plan
 from features.settings import settings
 from features.wire import dead_letter_topic, late_topic
 

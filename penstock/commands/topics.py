@@ -37,7 +37,7 @@ def produce(
     """Send events from a file; lines are sent as they are, so broken ones become dead letters."""
     from confluent_kafka import KafkaException, Producer
 
-    from features.plan import load_plan
+    from features.catalog import load_plan
     from features.wire import dead_letter_topic, late_topic
 
     plan = load_plan(settings().feature_set)
@@ -204,7 +204,7 @@ def _values(message: Message) -> list[str | dict[str, Any]]:
 
 
 def _rows(envelope: bytes) -> list[str | dict[str, Any]]:
-    from features.plan import load_plan
+    from features.catalog import load_plan
     from features.wire import decode
 
     rows = decode(load_plan(settings().feature_set), envelope).to_pylist()

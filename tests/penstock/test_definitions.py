@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from features.plan import load_plan
+from features.catalog import load_plan
 from features.settings import settings
 from penstock.commands import definitions
 
