@@ -78,7 +78,11 @@ def load_plan(name: str) -> Plan:
         return found.plans[name]
     for error in found.broken.values():
         raise error
-    raise DefinitionError(f"no feature set {name!r}; {did_you_mean(name, sorted(found.plans))}")
+    named = "".join(f" and {folder}" for folder in settings().definition_folders)
+    raise DefinitionError(
+        f"no feature set {name!r}; {did_you_mean(name, sorted(found.plans))} (read were "
+        f"features/definitions{named or ' alone: PENSTOCK_DEFINITIONS names no folder'})"
+    )
 
 
 def _package(folder: Path) -> ModuleType:

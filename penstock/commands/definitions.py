@@ -1,8 +1,9 @@
-"""`penstock plan` and `penstock apply`: what a definition compiles to, and making it so."""
+"""`penstock new`, `plan` and `apply`: begin a definition, see what it compiles to, make it so."""
 
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,34 @@ NameArgument = Annotated[
     str, typer.Argument(help="The feature set; default PENSTOCK_FEATURE_SET.", show_default=False)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="Of the feature set; small letters, digits and _.")],
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to write it; by default the first folder of PENSTOCK_DEFINITIONS, or "
+            "definitions.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a definitions file to begin with; it works as it is."""
+    from penstock import starter
+
+    target = folder or next(iter(settings().definition_folders), Path("definitions"))
+    file = starter.write(name, target)
+    variables = starter.exports(name, target)
+    following = [f"penstock plan {name}", "penstock up", f"penstock apply {name}"]
+    if as_json:
+        print(json.dumps({"path": str(file.resolve()), "export": variables, "next": following}))
+        return
+    print(f"wrote {file}\n\nNext:")
+    assigned = " ".join(f"{key}={shlex.quote(value)}" for key, value in variables.items())
+    for command in [f"export {assigned}", *following]:
+        print(f"  {command}")
 
 
 def plan(name: NameArgument = "", as_json: JsonOption = False) -> None:
