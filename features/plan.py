@@ -39,6 +39,12 @@ MOST_CONDITIONS = 14
 """An entry of the window kernel has 16 flags, two of them its own."""
 
 
+SILENT = ("owner", "freshness_us", "fingerprint", "partitions", "description", "tags")
+"""What of a plan no value depends on: it is left out of the fingerprint."""
+
+SILENT_OF_COLUMN = ("meaning",)
+
+
 @dataclass(frozen=True)
 class FieldPlan:
     """A field of the event: its JSON form and how it travels in a row."""
@@ -135,6 +141,8 @@ class Plan:
     columns: tuple[Column, ...]
     fingerprint: str
     partitions: int = DEFAULT_PARTITIONS
+    description: str = ""
+    tags: tuple[str, ...] = ()
 
     @property
     def features_topic(self) -> str:
@@ -218,12 +226,15 @@ def compile_plan(feature_set: FeatureSet) -> Plan:
         stages=stages,
         columns=columns,
         fingerprint="",
+        description=feature_set.description,
+        tags=feature_set.tags,
     )
     values = plan.to_dict()
-    for silent in ("owner", "freshness_us", "fingerprint", "partitions"):
-        del values[silent]
+    for name in SILENT:
+        del values[name]
     for column in values["columns"]:
-        del column["meaning"]
+        for name in SILENT_OF_COLUMN:
+            del column[name]
     canonical = json.dumps(values, sort_keys=True).encode()
     return Plan(**{**plan.__dict__, "fingerprint": hashlib.sha256(canonical).hexdigest()[:16]})
 

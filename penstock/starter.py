@@ -14,7 +14,7 @@ from features.settings import settings
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 """It becomes part of topics, tables and columns, and the name of a Python file."""
 
-_TEXT = '''"""What NAME tells, and whom it serves: this line is for whoever opens the file next."""
+_TEXT = '''"""NAME: say here what is not plain from the definition itself."""
 
 from features.vocabulary import (
     Entity,
@@ -64,6 +64,8 @@ NAME = FeatureSet(
     "NAME",
     event=events,
     # label=verdicts,
+    description="What NAME tells, and whom it serves.",
+    tags=("example",),
     owner="",  # who answers for it
     freshness=seconds(1),  # from an event to its place in the online store
     version=1,  # raise it when a change alters values: topics and state begin anew

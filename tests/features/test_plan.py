@@ -134,6 +134,21 @@ WRONG = {
         "mean(",
         "give a number",
     ),
+    "tags that are one text": (
+        'mine = FeatureSet("m", event=payments, tags="risk", features=[payments.amount])',
+        "tags=",
+        "write ('risk',)",
+    ),
+    "tag that is no word": (
+        'mine = FeatureSet("m", event=payments, tags=("risk", 7), features=[payments.amount])',
+        "tags=",
+        "give words",
+    ),
+    "version of zero": (
+        'mine = FeatureSet("m", event=payments, version=0, features=[payments.amount])',
+        "version=0",
+        "from 1 on",
+    ),
     "unknown currency": (
         """
         bad = Event("b", id="i", time="t", key=customer, fields={
@@ -170,14 +185,16 @@ def test_card_fraud_compiles_to_two_stages_and_fifteen_columns() -> None:
 
 def test_fingerprint_changes_exactly_when_a_value_could(tmp_path: Path) -> None:
     body = """
-    mine = FeatureSet("m", event=payments, owner={owner!r}, features=[
+    mine = FeatureSet("m", event=payments, {about}, features=[
         count(by=customer, over=days({over})),
     ])
     """
-    first = compile_plan(define(tmp_path, body.format(owner="a", over=1)))
-    renamed = compile_plan(define(tmp_path, body.format(owner="b", over=1)))
-    longer = compile_plan(define(tmp_path, body.format(owner="a", over=2)))
+    first = compile_plan(define(tmp_path, body.format(about="owner='a'", over=1)))
+    about = "owner='b', freshness=minutes(1), description='So.', tags=('x', 'y')"
+    renamed = compile_plan(define(tmp_path, body.format(about=about, over=1)))
+    longer = compile_plan(define(tmp_path, body.format(about="owner='a'", over=2)))
     assert first.fingerprint == renamed.fingerprint != longer.fingerprint
+    assert (renamed.description, renamed.tags) == ("So.", ("x", "y"))
     assert dataclasses.replace(first, partitions=9).fingerprint == first.fingerprint
 
 
