@@ -1,4 +1,4 @@
-"""`penstock new`, `plan` and `apply`: begin a definition, see what it compiles to, make it so."""
+"""`penstock new`, `plan`, `docs` and `apply`: begin a definition, look at it, make it so."""
 
 from __future__ import annotations
 
@@ -96,6 +96,35 @@ def plan(name: NameArgument = "", as_json: JsonOption = False) -> None:
         console.print("  nothing: this plan is applied")
     if summary["refused"]:
         console.print(f"\n[bold]Would be refused[/] {escape(summary['refused'])}", highlight=False)
+
+
+def docs(
+    name: NameArgument = "",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The file to write, or - for standard output; by default docs/NAME.html in "
+            "PENSTOCK_HOME.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the page of a feature set: its contract, its stages, and what every column means."""
+    from penstock import page
+
+    compiled = load_plan(name or settings().feature_set)
+    html = page.render(compiled)
+    if str(out) == "-":
+        print(html)
+        return
+    file = out or settings().home / "docs" / f"{compiled.name}.html"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(html)
+    except OSError as error:
+        raise PenstockError(f"{file} cannot be written: {error.strerror}") from error
+    print(json.dumps({"path": str(file.resolve())}) if as_json else f"wrote {file}")
 
 
 def apply(name: NameArgument = "", as_json: JsonOption = False) -> None:
