@@ -64,7 +64,8 @@ def changes(before: dict[str, Any] | None, after: dict[str, Any]) -> list[Change
         after: the plan to be applied.
     """
     if before is None:
-        return [Change("added", f"feature set {after['name']}", None, after["version"], False)]
+        what = f"feature set {after['name']} v{after['version']}"
+        return [Change("added", what, None, after["version"], alters=False)]
     old, new = (json.loads(json.dumps(plan)) for plan in (before, after))
     found = list(_walk((), old, new))
     told = [change for path, change in found if not _follows(path, found)]

@@ -94,9 +94,11 @@ def produce(
     else:
         print(f"{acknowledged} records acknowledged on {target}")
     if target == plan.event_topic:
+        # Without a label there is no model, and so no scores.
+        finished = plan.scored_topic if plan.label else plan.features_topic
         print(
-            f"scores: penstock tail {plan.scored_topic}; refused records: penstock tail "
-            f"{dead_letter_topic(target)}; too late ones: {late_topic(target)}",
+            f"{'scores' if plan.label else 'features'}: penstock tail {finished}; refused records: "
+            f"penstock tail {dead_letter_topic(target)}; too late ones: {late_topic(target)}",
             file=sys.stderr,
         )
 

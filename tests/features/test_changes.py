@@ -72,7 +72,7 @@ def test_the_same_plan_has_no_changes() -> None:
 
 
 def test_first_plan_is_one_change_and_not_refused() -> None:
-    assert changes(None, plan()) == [Change("added", "feature set calls", None, 1, alters=False)]
+    assert changes(None, plan()) == [Change("added", "feature set calls v1", None, 1, alters=False)]
     assert refusal(None, plan()) == ""
 
 

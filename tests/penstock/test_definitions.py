@@ -38,7 +38,7 @@ def test_plan_prints_stages_columns_topics_and_changes_as_json(tmp_path: Path) -
     assert plan["applied"] is None
     assert plan["refused"] == ""
     assert [(change["kind"], change["what"]) for change in plan["changes"]] == [
-        ("added", "feature set card_fraud")
+        ("added", "feature set card_fraud v1")
     ]
 
 
