@@ -35,7 +35,7 @@ class Catalog:
 def load_catalog() -> Catalog:
     """Read every definitions file; one that is wrong is no hindrance to the others."""
     found = Catalog()
-    own = Path(features.definitions.__path__[0])
+    own = Path(features.definitions.__path__[0]).resolve()
     sets = _read(features.definitions, found)
     for folder in settings().definition_folders:
         if folder == own:
@@ -76,8 +76,8 @@ def load_plan(name: str) -> Plan:
         raise found.broken[name]
     if name in found.plans:
         return found.plans[name]
-    for error in found.broken.values():
-        raise error
+    if found.broken:
+        raise next(iter(found.broken.values()))
     named = "".join(f" and {folder}" for folder in settings().definition_folders)
     raise DefinitionError(
         f"no feature set {name!r}; {did_you_mean(name, sorted(found.plans))} (read were "

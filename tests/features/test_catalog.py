@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import features.definitions
 from features.catalog import load_catalog, load_plan
 from features.errors import DefinitionError
 from features.settings import settings
@@ -72,6 +73,11 @@ def test_files_of_one_name_in_two_folders_are_both_found(
         (tmp_path / name / "calls.py").write_text(calls(f"calls_{name}"))
     name_folders(monkeypatch, tmp_path / "left", tmp_path / "right", tmp_path / "left")
     assert {"card_fraud", "calls_left", "calls_right"} <= load_catalog().plans.keys()
+    assert load_catalog().broken == {}
+
+
+def test_naming_our_own_folder_too_is_harmless(monkeypatch: pytest.MonkeyPatch) -> None:
+    name_folders(monkeypatch, *map(Path, features.definitions.__path__))
     assert load_catalog().broken == {}
 
 
