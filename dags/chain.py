@@ -5,14 +5,18 @@ nothing heavy: every task imports what it calls inside its own process, and what
 tasks is small; rows and weights lie in the lake and in the run's folder.
 """
 
+import logging
 import re
 from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import ExceptionRetryPolicy, Param, RetryAction, RetryRule, XComArg, chain, task
 
+from features.catalog import load_catalog
 from features.errors import PenstockError, ServiceUnavailableError
-from features.plan import Plan, compile_plan, load_feature_sets
+from features.plan import Plan
+
+log = logging.getLogger(__name__)
 
 # What Penstock raises on purpose will not go away by trying again; a part that is down comes back.
 _RETRY_POLICY = ExceptionRetryPolicy(
@@ -52,8 +56,11 @@ TRAINING_PARAMS = {
 
 def trainable_plans() -> list[Plan]:
     """The plan of every feature set that declares a label; without one nothing can be learned."""
-    sets = load_feature_sets()[0].values()
-    return [compile_plan(feature_set) for feature_set in sets if feature_set.label is not None]
+    found = load_catalog()
+    for error in found.broken.values():
+        # Raised here it would take the DAGs of the others away.
+        log.warning("%s", error)
+    return [plan for plan in found.plans.values() if plan.label is not None]
 
 
 def default_args(plan: Plan) -> dict[str, Any]:
@@ -94,7 +101,7 @@ rows; the last good features stay in use |
 def backfill(feature_set: str) -> dict[str, Any]:
     """Compute every feature of the lake's events with Spark, aside from those in use."""
     from features.backfill import backfill as run
-    from features.plan import load_plan
+    from features.catalog import load_plan
 
     return run(load_plan(feature_set), say=print)
 
@@ -108,7 +115,7 @@ def gate(feature_set: str) -> dict[str, Any]:
     """
     from features import lake
     from features.backfill import CANDIDATE
-    from features.plan import load_plan
+    from features.catalog import load_plan
     from features.quality import check
 
     candidate = lake.open_table(CANDIDATE)
@@ -122,7 +129,7 @@ def publish(feature_set: str, checked: dict[str, Any]) -> dict[str, Any]:
     from features import lake
     from features.backfill import CANDIDATE
     from features.backfill import publish as run
-    from features.plan import load_plan
+    from features.catalog import load_plan
 
     candidate = lake.open_table(CANDIDATE)
     if candidate is None or candidate.version() != checked["version"]:

@@ -58,7 +58,7 @@ tasks as `{plan.name}_training`. A drift that a newer champion has answered is s
 def read_drift(feature_set: str) -> dict[str, Any]:
     """The newest drift event of this feature set; skips the run when it has been answered."""
     from dags.drift import answered_by, newest_drift
-    from features.plan import load_plan
+    from features.catalog import load_plan
     from training.registry import Registry
 
     plan = load_plan(feature_set)
@@ -76,7 +76,7 @@ def read_drift(feature_set: str) -> dict[str, Any]:
 def drift_report(feature_set: str, event: dict[str, Any]) -> dict[str, Any]:
     """Evidently's page about the week of the drift, under `PENSTOCK_HOME/reports`."""
     from dags.drift import write_report
-    from features.plan import load_plan
+    from features.catalog import load_plan
 
     report = write_report(load_plan(feature_set), event)
     print(f"{report['drifted']} columns drifted; the report is {report['path']}")

@@ -21,7 +21,9 @@ class Place:
     line: int
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        """As an editor opens it: from the working folder where the file lies below it."""
+        file, here = Path(self.file), Path.cwd()
+        return f"{file.relative_to(here) if file.is_relative_to(here) else file}:{self.line}"
 
 
 def caller() -> Place:
@@ -32,7 +34,7 @@ def caller() -> Place:
         frame.f_code.co_filename in _WORDS or frame.f_code.co_filename.startswith("<")
     ):
         frame = frame.f_back
-    return Place(Path(frame.f_code.co_filename).name, frame.f_lineno)
+    return Place(frame.f_code.co_filename, frame.f_lineno)
 
 
 def wrong(place: Place, what: str, mend: str) -> DefinitionError:

@@ -7,18 +7,12 @@ no reference to it, so that it can be printed, compared and hashed.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
-import pkgutil
-import traceback
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import features.definitions
 from features.aggregations import aggregations
 from features.aggregations.base import Terms
-from features.errors import DefinitionError
 from features.place import did_you_mean, wrong
 from features.types import (
     Boolean,
@@ -69,6 +63,12 @@ LAKE_COLUMNS = ("event_time", "event_date", "broker_time", "known_time", "finger
 
 MOST_CONDITIONS = 14
 """An entry of the window kernel has 16 flags, two of them its own."""
+
+
+SILENT = ("owner", "freshness_us", "fingerprint", "partitions", "description", "tags")
+"""What of a plan no value depends on: it is left out of the fingerprint."""
+
+SILENT_OF_COLUMN = ("meaning",)
 
 
 @dataclass(frozen=True)
@@ -177,6 +177,8 @@ class Plan:
     columns: tuple[Column, ...]
     fingerprint: str
     partitions: int = DEFAULT_PARTITIONS
+    description: str = ""
+    tags: tuple[str, ...] = ()
 
     @property
     def features_topic(self) -> str:
@@ -260,72 +262,17 @@ def compile_plan(feature_set: FeatureSet) -> Plan:
         stages=stages,
         columns=columns,
         fingerprint="",
+        description=feature_set.description,
+        tags=feature_set.tags,
     )
     values = plan.to_dict()
-    for silent in ("owner", "freshness_us", "fingerprint", "partitions"):
-        del values[silent]
+    for name in SILENT:
+        del values[name]
     for column in values["columns"]:
-        del column["meaning"]
+        for name in SILENT_OF_COLUMN:
+            del column[name]
     canonical = json.dumps(values, sort_keys=True).encode()
     return Plan(**{**plan.__dict__, "fingerprint": hashlib.sha256(canonical).hexdigest()[:16]})
-
-
-def load_feature_sets() -> tuple[dict[str, FeatureSet], list[DefinitionError]]:
-    """Every feature set under `features/definitions` by name, and what is wrong with the others.
-
-    A file that cannot be read is no hindrance to a set that another one defines.
-    """
-    found: dict[str, FeatureSet] = {}
-    broken: list[DefinitionError] = []
-    for info in pkgutil.iter_modules(features.definitions.__path__):
-        try:
-            module = importlib.import_module(f"features.definitions.{info.name}")
-        except DefinitionError as error:
-            broken.append(error)
-            continue
-        except Exception as error:  # noqa: BLE001 - a user's own file may raise whatever it likes
-            broken.append(_unreadable(f"{info.name}.py", error))
-            continue
-        for each in vars(module).values():
-            if not isinstance(each, FeatureSet):
-                continue
-            first = found.setdefault(each.name, each)
-            if first is not each:
-                broken.append(
-                    wrong(
-                        each.place,
-                        f"the feature set {each.name!r} is declared a second time "
-                        f"(first at {first.place})",
-                        "give one another name",
-                    )
-                )
-    return found, broken
-
-
-def load_plan(name: str) -> Plan:
-    """Find a feature set by name and compile it.
-
-    Raises:
-        DefinitionError: there is none of that name, or it cannot be compiled.
-    """
-    found, broken = load_feature_sets()
-    if name in found:
-        return compile_plan(found[name])
-    if broken:
-        raise broken[0]
-    raise DefinitionError(f"no feature set {name!r}; {did_you_mean(name, sorted(found))}")
-
-
-def _unreadable(file: str, error: Exception) -> DefinitionError:
-    """A mistake in Python rather than in the vocabulary, with the line that holds it."""
-    if isinstance(error, SyntaxError):
-        return DefinitionError(f"{file}:{error.lineno}: {error.msg}")
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).name == file
-    ]
-    return DefinitionError(f"{file}:{lines[-1] if lines else 1}: {error}")
 
 
 def _refuse_duplicates(features_: list[Feature]) -> None:

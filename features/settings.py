@@ -1,5 +1,6 @@
 """Addresses every package needs: the brokers, the lake, the online store."""
 
+import os
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ class Settings(BaseSettings):
 
     home: Path = Path(".penstock")
     feature_set: str = "card_fraud"
+    definitions: str = ""
     kafka_bootstrap: str = "127.0.0.1:9092"
     schema_registry_url: str = "http://127.0.0.1:8081/apis/ccompat/v7"
     redis_url: str = "redis://127.0.0.1:6379/0"
@@ -23,6 +25,12 @@ class Settings(BaseSettings):
     spark_ivy_home: str = ""
     bind_host: str = "127.0.0.1"
     metrics_port: int = 0
+
+    @property
+    def definition_folders(self) -> list[Path]:
+        """The folders of `definitions`, absolute, each once."""
+        named = [Path(name).resolve() for name in self.definitions.split(os.pathsep) if name]
+        return list(dict.fromkeys(named))
 
 
 @cache

@@ -7,6 +7,7 @@ from. Every object remembers the file and line that wrote it, so that a mistake 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -697,6 +698,9 @@ class FeatureSet:
         label: the label that training learns, if there is one.
         owner: who answers for it.
         freshness: the promised time (µs) from an event to its visibility in the online store.
+        version: names its topics and state; raised when a change alters values.
+        description: what it tells and whom it serves, for its page and for catalogues.
+        tags: words to find it by.
         features: in the order of the model's input vector.
     """
 
@@ -710,6 +714,8 @@ class FeatureSet:
         owner: str = "",
         freshness: int = seconds(1),
         version: int = 1,
+        description: str = "",
+        tags: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.event = event
@@ -718,4 +724,13 @@ class FeatureSet:
         self.freshness_us = freshness
         self.version = version
         self.features = list(features)
+        self.description = inspect.cleandoc(description)
+        self.tags = tuple(tags)
         self.place = _caller()
+        if type(version) is not int or version < 1:
+            raise wrong(self.place, f"version is {version!r}", "give a whole number from 1 on")
+        if isinstance(tags, str):
+            raise wrong(self.place, f"tags is the text {tags!r}", f"write ({tags!r},)")
+        for tag in self.tags:
+            if not isinstance(tag, str) or not tag.strip():
+                raise wrong(self.place, f"a tag is {tag!r}", "give words")

@@ -21,8 +21,9 @@ import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from features import wire
+from features.catalog import load_plan
 from features.errors import ServiceUnavailableError
-from features.plan import Plan, load_plan
+from features.plan import Plan
 from features.settings import settings as shared_settings
 from monitoring import metrics
 from serving import scored

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from features import lake
+from features.catalog import load_plan
 from features.errors import PenstockError
-from features.plan import load_plan
 from features.settings import settings
 
 TABLES = (*lake.TABLES, "feature_backfill")

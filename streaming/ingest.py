@@ -16,9 +16,10 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
+from features.catalog import load_plan
 from features.contract import Contract
 from features.errors import ContractError
-from features.plan import Plan, load_plan
+from features.plan import Plan
 from features.settings import settings
 from features.wire import (
     FOLDED,

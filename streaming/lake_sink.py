@@ -23,7 +23,8 @@ import pyarrow.compute as pc
 from confluent_kafka import Consumer, Message, TopicPartition
 
 from features import lake
-from features.plan import Plan, load_plan
+from features.catalog import load_plan
+from features.plan import Plan
 from features.settings import settings
 from features.wire import dead_letter_topic, decode, late_topic
 from monitoring import metrics

@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from features import store
+from features.catalog import load_plan
 from features.errors import ServiceUnavailableError, WireError
-from features.plan import Plan, load_plan
+from features.plan import Plan
 from features.settings import settings
 from features.wire import FOLDED, KIND_EVENT, decode
 from monitoring import metrics

@@ -17,8 +17,9 @@ from typing import Any
 import faust
 import uvloop
 
+from features.catalog import load_plan
 from features.errors import PenstockError
-from features.plan import Plan, load_plan
+from features.plan import Plan
 from features.settings import settings
 from monitoring import metrics
 from streaming.broker import GaplessProducer, end_process, instance_id, wait_for_topics

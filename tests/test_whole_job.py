@@ -15,7 +15,7 @@ import pytest
 from deltalake import write_deltalake
 
 from features import lake
-from features.plan import load_plan
+from features.catalog import load_plan
 from penstock.stack.logs import last_lines
 from tests.conftest import PROJECT, SessionStack, stack_of_its_own
 

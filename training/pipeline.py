@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 
 from features import bundle
+from features.catalog import load_plan
 from features.errors import BundleError
-from features.plan import Plan, load_plan
+from features.plan import Plan
 from training import dataset as datasets
 from training.compile import compile_bundle
 from training.dataset import Dataset, RowSource

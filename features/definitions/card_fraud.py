@@ -40,6 +40,9 @@ card_fraud = FeatureSet(
     event=payments,
     label=chargebacks,
     owner="payments-risk",
+    description="How customers spend and how often terminals turned out to be abused, for the "
+    "decision whether a card payment is fraud.",
+    tags=("payments", "fraud"),
     freshness=seconds(1),
     features=[
         payments.amount,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from features.plan import load_plan
+from features.catalog import load_plan
 from features.settings import settings
 from penstock.commands import say
 

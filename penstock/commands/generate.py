@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from features.catalog import load_plan
 from features.errors import PenstockError
-from features.plan import load_plan
 from features.settings import settings
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from features.plan import load_plan
+from features.catalog import load_plan
 from features.settings import settings
 from penstock.commands import say
 

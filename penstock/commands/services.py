@@ -41,7 +41,7 @@ def bootstrap(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Fold the lake's history into stage snapshots, so that live windows are complete at once."""
-    from features.plan import load_plan
+    from features.catalog import load_plan
     from features.settings import settings
     from streaming.bootstrap import bootstrap as fold_history
 

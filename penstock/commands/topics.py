@@ -37,7 +37,7 @@ def produce(
     """Send events from a file; lines are sent as they are, so broken ones become dead letters."""
     from confluent_kafka import KafkaException, Producer
 
-    from features.plan import load_plan
+    from features.catalog import load_plan
     from features.wire import dead_letter_topic, late_topic
 
     plan = load_plan(settings().feature_set)
@@ -94,9 +94,11 @@ def produce(
     else:
         print(f"{acknowledged} records acknowledged on {target}")
     if target == plan.event_topic:
+        # Without a label there is no model, and so no scores.
+        finished = plan.scored_topic if plan.label else plan.features_topic
         print(
-            f"scores: penstock tail {plan.scored_topic}; refused records: penstock tail "
-            f"{dead_letter_topic(target)}; too late ones: {late_topic(target)}",
+            f"{'scores' if plan.label else 'features'}: penstock tail {finished}; refused records: "
+            f"penstock tail {dead_letter_topic(target)}; too late ones: {late_topic(target)}",
             file=sys.stderr,
         )
 
@@ -204,7 +206,7 @@ def _values(message: Message) -> list[str | dict[str, Any]]:
 
 
 def _rows(envelope: bytes) -> list[str | dict[str, Any]]:
-    from features.plan import load_plan
+    from features.catalog import load_plan
     from features.wire import decode
 
     rows = decode(load_plan(settings().feature_set), envelope).to_pylist()

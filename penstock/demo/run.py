@@ -18,8 +18,9 @@ from typing import Any
 
 from rich.console import Console
 
+from features.catalog import load_plan
 from features.errors import PenstockError
-from features.plan import Plan, load_plan
+from features.plan import Plan
 from features.settings import settings
 from penstock.demo import report as report_page
 from penstock.demo.airflow import Airflow

@@ -105,6 +105,9 @@ _FOR_PEOPLE = {
     "PENSTOCK_PAGES_URL",
 }
 
+# Folders of this machine; a container is given its own, with the volume that holds them.
+_OF_THIS_MACHINE = {"PENSTOCK_DEFINITIONS"}
+
 # MLflow answers only those who call it by a name it was told.
 _MLFLOW_NAMES = {"MLFLOW_SERVER_ALLOWED_HOSTS": "mlflow:5000,localhost:5000,127.0.0.1:5000"}
 
@@ -234,7 +237,8 @@ def _container(part: Part) -> dict[str, Any]:
 
 def _environment(part: Part, site: Site) -> dict[str, str]:
     variables = part.environment(site).items()
-    return {name: _literal(value) for name, value in variables if name not in _FOR_PEOPLE}
+    left_out = _FOR_PEOPLE | _OF_THIS_MACHINE
+    return {name: _literal(value) for name, value in variables if name not in left_out}
 
 
 def _volumes(part: Part) -> list[str]:

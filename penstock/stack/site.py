@@ -4,6 +4,7 @@ A part's command, environment and files are functions of a `Site`. The local sta
 compose file describe two different sites to the same parts.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,7 @@ class Site:
         return {
             "PENSTOCK_HOME": str(self.home),
             "PENSTOCK_FEATURE_SET": settings().feature_set,
+            "PENSTOCK_DEFINITIONS": os.pathsep.join(map(str, settings().definition_folders)),
             "PENSTOCK_KAFKA_BOOTSTRAP": self.address("kafka", "client"),
             "PENSTOCK_SCHEMA_REGISTRY_URL": (
                 f"http://{self.address('registry', 'http')}/apis/ccompat/v7"

@@ -19,7 +19,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from playwright.sync_api import expect, sync_playwright
 
 from features import lake
-from features.plan import Plan, load_plan
+from features.catalog import load_plan
+from features.plan import Plan
 from penstock.demo.airflow import Airflow
 from penstock.generator.history import write_history
 from penstock.generator.payments import PaymentWorld

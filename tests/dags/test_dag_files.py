@@ -37,11 +37,27 @@ HEAVY = {
 }
 
 
+OWN = """
+from features.vocabulary import *
+who = Entity("who_id")
+calls = Event("calls.v1", id="call_id", time="at", key=who, fields={"who_id": Text()})
+dropped = Label("dropped.v1", of=calls, field="is_dropped", known_after=hours(1))
+calls_mine = FeatureSet(
+    "calls_mine", event=calls, label=dropped, features=[count(by=who, over=days(1))]
+)
+calls_open = FeatureSet("calls_open", event=calls, features=[count(by=who, over=days(1))])
+"""
+
+
 @pytest.fixture(scope="module")
 def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("definitions")
+    (folder / "calls.py").write_text(OWN)
+    (folder / "broken.py").write_text("x = (\n")
+    own = {"PENSTOCK_DEFINITIONS": str(folder)}
     answer = subprocess.run(
         [sys.executable, "-W", "error", "-m", "tests.dags.describe"],
-        env=os.environ | {"AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow"))},
+        env=os.environ | own | {"AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow"))},
         cwd=PROJECT,
         capture_output=True,
         text=True,
@@ -61,8 +77,10 @@ def test_dag_files_import_nothing_heavy(parsed: dict[str, Any]) -> None:
     assert set(parsed["modules"]) & HEAVY == set()
 
 
-def test_every_feature_set_has_both_dags(parsed: dict[str, Any]) -> None:
-    assert sorted(parsed["dags"]) == ["card_fraud_retrain_on_drift", "card_fraud_training"]
+def test_every_feature_set_with_a_label_has_both_dags(parsed: dict[str, Any]) -> None:
+    kinds = ("retrain_on_drift", "training")
+    names = ("calls_mine", "card_fraud")
+    assert sorted(parsed["dags"]) == [f"{name}_{kind}" for name in names for kind in kinds]
 
 
 def test_training_runs_its_steps_one_after_the_other(parsed: dict[str, Any]) -> None:

@@ -14,8 +14,9 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from dags.drift import answered_by, newest_drift, write_report
 from features import lake
+from features.catalog import load_plan
 from features.errors import PenstockError
-from features.plan import Plan, load_plan
+from features.plan import Plan
 from features.settings import settings
 from tests.conftest import SessionStack
 

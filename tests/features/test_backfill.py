@@ -11,8 +11,9 @@ from pyspark.sql import SparkSession
 
 from features import lake
 from features.backfill import backfill, publish
+from features.catalog import load_plan
 from features.errors import PenstockError
-from features.plan import Plan, load_plan
+from features.plan import Plan
 from features.reference import Fact, stage_columns
 from features.wire import KIND_EVENT, KIND_LABEL
 from tests.features.chain import DAY_US, START_US, day_of, payments, stream

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from features.bundle import MANIFEST, MODEL, REQUIRED, Manifest, sha256_of, verify, write_manifest
+from features.catalog import load_plan
 from features.errors import BundleError
-from features.plan import Plan, load_plan
+from features.plan import Plan
 
 
 @pytest.fixture

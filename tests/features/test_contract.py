@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from features.catalog import load_plan
 from features.contract import MAX_AHEAD_US, Contract, event_schema, label_schema
 from features.errors import ContractError
-from features.plan import compile_plan, load_plan
+from features.plan import compile_plan
 from features.vocabulary import Entity, Event, FeatureSet, Integer, Money, Text, count, hours
 
 PLAN = load_plan("card_fraud")

@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from features import reference
+from features.catalog import load_plan
 from features.errors import SnapshotError
 from features.fold import Fold
-from features.plan import compile_plan, load_plan
+from features.plan import compile_plan
 from features.reference import Fact
 from features.vocabulary import (
     Entity,

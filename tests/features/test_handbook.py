@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from features import lake
 from features.backfill import backfill
-from features.plan import load_plan
+from features.catalog import load_plan
 from penstock.handbook import import_handbook
 
 PROJECT = Path(__file__).parents[2]

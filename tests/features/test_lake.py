@@ -6,8 +6,8 @@ import pytest
 from deltalake import DeltaTable
 
 from features import lake
+from features.catalog import load_plan
 from features.errors import PenstockError
-from features.plan import load_plan
 from features.settings import settings
 
 PLAN = load_plan("card_fraud")

@@ -11,8 +11,8 @@ from pyspark.sql import SparkSession
 
 from features import lake
 from features.backfill import backfill
+from features.catalog import load_plan
 from features.parity import measure
-from features.plan import load_plan
 from features.wire import KIND_LABEL
 from tests.features.chain import Arrivals, payments, stream
 

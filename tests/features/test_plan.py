@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from features.catalog import load_plan
 from features.errors import DefinitionError
-from features.plan import compile_plan, load_plan
+from features.plan import compile_plan
 from features.vocabulary import FeatureSet
 
 HEAD = """
@@ -209,6 +210,21 @@ WRONG = {
         "mean(",
         "give a number",
     ),
+    "tags that are one text": (
+        'mine = FeatureSet("m", event=payments, tags="risk", features=[payments.amount])',
+        "tags=",
+        "write ('risk',)",
+    ),
+    "tag that is no word": (
+        'mine = FeatureSet("m", event=payments, tags=("risk", 7), features=[payments.amount])',
+        "tags=",
+        "give words",
+    ),
+    "version of zero": (
+        'mine = FeatureSet("m", event=payments, version=0, features=[payments.amount])',
+        "version=0",
+        "from 1 on",
+    ),
     "unknown currency": (
         """
         bad = Event("b", id="i", time="t", key=customer, fields={
@@ -225,36 +241,8 @@ def test_wrong_definition_names_its_line_and_the_mend(tmp_path: Path, case: str)
     body, text, mend = WRONG[case]
     with pytest.raises(DefinitionError) as raised:
         compile_plan(define(tmp_path, body))
-    assert str(raised.value).startswith(f"mine.py:{line_of(body, text)}: ")
+    assert str(raised.value).startswith(f"{tmp_path / 'mine.py'}:{line_of(body, text)}: ")
     assert mend in str(raised.value)
-
-
-def test_unknown_feature_set_suggests_the_nearest() -> None:
-    with pytest.raises(DefinitionError, match="did you mean 'card_fraud'"):
-        load_plan("card_fruad")
-
-
-GOOD = """
-from features.vocabulary import *
-who = Entity("who_id")
-calls = Event("calls.v1", id="call_id", time="at", key=who, fields={"who_id": Text()})
-NAME = FeatureSet("NAME", event=calls, features=[count(by=who, over=days(1))])
-"""
-
-
-def test_broken_file_is_named_and_hinders_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("features.definitions.__path__", [str(tmp_path)])
-    (tmp_path / "calls_good.py").write_text(GOOD.replace("NAME", "calls_good"))
-    (tmp_path / "calls_misspelt.py").write_text(GOOD.replace("by=who", "by=woh"))
-    (tmp_path / "calls_open.py").write_text("x = (\n")
-    assert load_plan("calls_good").column_names == ["who_count_1d"]
-    with pytest.raises(DefinitionError, match=r"calls_misspelt.py:5: name 'woh' is not defined"):
-        load_plan("NAME")
-    (tmp_path / "calls_misspelt.py").unlink()
-    with pytest.raises(DefinitionError, match=r"calls_open.py:1: '\(' was never closed"):
-        load_plan("NAME")
 
 
 def test_card_fraud_compiles_to_two_stages_and_fifteen_columns() -> None:
@@ -273,14 +261,16 @@ def test_card_fraud_compiles_to_two_stages_and_fifteen_columns() -> None:
 
 def test_fingerprint_changes_exactly_when_a_value_could(tmp_path: Path) -> None:
     body = """
-    mine = FeatureSet("m", event=payments, owner={owner!r}, features=[
+    mine = FeatureSet("m", event=payments, {about}, features=[
         count(by=customer, over=days({over})),
     ])
     """
-    first = compile_plan(define(tmp_path, body.format(owner="a", over=1)))
-    renamed = compile_plan(define(tmp_path, body.format(owner="b", over=1)))
-    longer = compile_plan(define(tmp_path, body.format(owner="a", over=2)))
+    first = compile_plan(define(tmp_path, body.format(about="owner='a'", over=1)))
+    about = "owner='b', freshness=minutes(1), description='So.', tags=('x', 'y')"
+    renamed = compile_plan(define(tmp_path, body.format(about=about, over=1)))
+    longer = compile_plan(define(tmp_path, body.format(about="owner='a'", over=2)))
     assert first.fingerprint == renamed.fingerprint != longer.fingerprint
+    assert (renamed.description, renamed.tags) == ("So.", ("x", "y"))
     assert dataclasses.replace(first, partitions=9).fingerprint == first.fingerprint
 
 

@@ -9,8 +9,8 @@ import pytest
 from deltalake import write_deltalake
 
 from features import lake, quality
+from features.catalog import load_plan
 from features.errors import GateError
-from features.plan import load_plan
 from tests.features.chain import payments, stream
 
 pytestmark = pytest.mark.slow

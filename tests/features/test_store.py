@@ -10,9 +10,9 @@ from pyspark.sql import SparkSession
 
 from features import lake, store
 from features.backfill import backfill, publish
+from features.catalog import load_plan
 from features.errors import PenstockError, ServiceUnavailableError
 from features.fold import Fold
-from features.plan import load_plan
 from features.settings import settings
 from tests.conftest import SessionStack
 from tests.features.chain import DAY_US, START_US, payments, stream

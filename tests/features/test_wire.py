@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
+from features.catalog import load_plan
 from features.errors import WireError
-from features.plan import load_plan
 from features.wire import (
     DeadLetter,
     decode,

@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from features.plan import load_plan
+from features.catalog import load_plan
+from features.errors import PenstockError
 from features.settings import settings
 from penstock.commands import definitions
 
@@ -33,26 +35,67 @@ def test_plan_prints_stages_columns_topics_and_changes_as_json(tmp_path: Path) -
     assert [column["name"] for column in plan["columns"]] == PLAN.column_names
     assert "payments.transaction.v1.dlq" in plan["topics"]
     assert "service card_fraud" in plan["feast"]
-    assert plan["changes"] == ["+ feature set card_fraud v1 (not applied yet)"]
-
-
-def test_plan_says_what_would_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings(), "home", tmp_path)
-    applied = json.loads(json.dumps(PLAN.to_dict()))
-    record = tmp_path / "applied" / "card_fraud.json"
-    record.parent.mkdir()
-    record.write_text(json.dumps(applied))
-    assert definitions.summarise(PLAN)["changes"] == []
-    applied["fingerprint"] = "0" * 16
-    applied["lateness_us"] = 5
-    applied["columns"][0]["name"] = "size"
-    record.write_text(json.dumps(applied))
-    assert definitions.summarise(PLAN)["changes"] == [
-        f"~ fingerprint {'0' * 16} → {PLAN.fingerprint}",
-        "- column size",
-        "+ column amount",
-        "~ lateness_us: 5 → 3600000000",
+    assert plan["applied"] is None
+    assert plan["refused"] == ""
+    assert [(change["kind"], change["what"]) for change in plan["changes"]] == [
+        ("added", "feature set card_fraud v1")
     ]
+
+
+def record_applied(home: Path, **changed: Any) -> None:
+    """As if a plan had been applied that differs from today's."""
+    record = home / "applied" / "card_fraud.json"
+    record.parent.mkdir(exist_ok=True)
+    record.write_text(json.dumps(PLAN.to_dict() | changed))
+
+
+def test_plan_prints_the_difference_from_what_is_applied(tmp_path: Path) -> None:
+    home = {"PENSTOCK_HOME": str(tmp_path)}
+    record_applied(tmp_path)
+    assert "nothing: this plan is applied" in penstock("plan", **home).stdout
+    record_applied(tmp_path, fingerprint="0" * 16, lateness_us=5_000_000, owner="me [x]")
+    said = penstock("plan", **home).stdout
+    assert "  ~ lateness: 5s → 1h\n" in said
+    assert "  ~ owner: me [x] → payments-risk\n" in said
+    assert "Would be refused" in said
+    plan = json.loads(penstock("plan", "--json", **home).stdout)
+    assert plan["applied"] == {"version": 1, "fingerprint": "0" * 16}
+    assert {change["what"]: change["alters"] for change in plan["changes"]} == {
+        "owner": False,
+        "lateness_us": True,
+    }
+    assert "version=2" in plan["refused"]
+
+
+@pytest.fixture
+def applying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What `apply` makes, without the brokers, the registry and the store."""
+    made: list[str] = []
+    monkeypatch.setattr(settings(), "home", tmp_path)
+    monkeypatch.setattr("streaming.topics.ensure", lambda plan: made.append("topics"))
+    monkeypatch.setattr("features.store.apply", lambda plan: made.append("store"))
+    return made
+
+
+def test_apply_refuses_other_values_under_the_same_version(
+    tmp_path: Path, applying: list[str]
+) -> None:
+    record_applied(tmp_path, fingerprint="0" * 16, lateness_us=5_000_000, owner="me")
+    with pytest.raises(PenstockError, match=r"lateness: 5s → 1h; .*version=2") as raised:
+        definitions.apply("card_fraud")
+    assert "owner" not in str(raised.value)
+    assert applying == []
+
+
+def test_apply_takes_what_no_value_depends_on_and_may_be_repeated(
+    tmp_path: Path, applying: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    record_applied(tmp_path, owner="me")
+    definitions.apply("card_fraud")
+    assert "  ~ owner: me → payments-risk\n" in capsys.readouterr().out
+    definitions.apply("card_fraud", as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"applied": PLAN.fingerprint, "changes": []}
+    assert applying == ["topics", "store"] * 2
 
 
 def test_unknown_feature_set_is_one_sentence_and_no_traceback() -> None:

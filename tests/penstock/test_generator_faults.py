@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from features.catalog import load_plan
 from features.contract import REASONS, Contract
 from features.errors import ContractError
-from features.plan import load_plan
 from penstock.generator.faults import BROKEN_KINDS, NO_FAULTS, Faults, broken
 from penstock.generator.payments import Payments, PaymentWorld, to_us
 from penstock.generator.records import BROKEN, COPY, PAYMENT, RawRecord, RecordWriter

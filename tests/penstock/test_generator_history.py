@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from features import lake
+from features.catalog import load_plan
 from features.errors import PenstockError
-from features.plan import load_plan
 from features.settings import settings
 from penstock.commands.generate import app
 from penstock.generator.history import (

@@ -13,8 +13,9 @@ import pytest
 from confluent_kafka import Message
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from features.catalog import load_plan
 from features.errors import PenstockError, ServiceUnavailableError
-from features.plan import Plan, load_plan
+from features.plan import Plan
 from features.settings import settings
 from features.wire import partition_of
 from penstock.demo.topics import read_all

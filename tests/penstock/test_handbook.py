@@ -12,8 +12,8 @@ import pyarrow.parquet
 import pytest
 
 from features import lake
+from features.catalog import load_plan
 from features.errors import PenstockError
-from features.plan import load_plan
 from features.settings import settings
 from penstock.handbook import find_transactions, import_handbook
 from streaming.tokenise import Tokeniser

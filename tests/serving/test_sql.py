@@ -7,8 +7,8 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from features import lake
+from features.catalog import load_plan
 from features.errors import PenstockError
-from features.plan import load_plan
 from features.settings import settings
 from penstock.commands.sql import sql
 from serving.sql import query

@@ -9,7 +9,8 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 from typer.testing import CliRunner
 
-from features.plan import Plan, load_plan
+from features.catalog import load_plan
+from features.plan import Plan
 from features.settings import settings
 from features.wire import DeadLetter, dead_letter_topic
 from penstock.cli import app

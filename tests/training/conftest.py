@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from features.plan import Plan, load_plan
+from features.catalog import load_plan
+from features.plan import Plan
 from features.settings import settings
 from tests.training.history import write_history
 
