@@ -73,7 +73,7 @@ class Fold:
     @property
     def state_bytes(self) -> int:
         """Memory of the state, room to grow included."""
-        return self._state.nbytes + sum(int(array.nbytes) for array in self._seen)
+        return self._state.nbytes + int(self._seen.nbytes)
 
     def fold(self, rows: pa.RecordBatch, partition: int, offset: int) -> pa.RecordBatch:
         """Fold one envelope read from this stage's log.
@@ -193,7 +193,7 @@ class Fold:
         verdict: npt.NDArray[np.int8],
     ) -> None:
         """An id folded before for the same key, within the lateness, is a duplicate."""
-        if (self._seen_entries + rows.num_rows) * 2 > len(self._seen.used):
+        if (self._seen_entries + rows.num_rows) * 2 > len(self._seen):
             self._rewrite_seen(more=rows.num_rows)
         repeated = np.zeros(rows.num_rows, np.bool_)
         self._seen_entries += duplicates.judge(
@@ -275,7 +275,7 @@ class Fold:
             "offset": self.offset,
             "marks": [[*key, seq] for key, seq in sorted(self._marks.items())],
             "watermarks": sorted(self._watermarks.items()),
-            "seen": [column[self._seen.used == 1].tobytes() for column in self._seen[:3]],
+            "seen": self._seen[self._seen[:, 3] == 1].tobytes(),
             "state": self._state.pack(),
         }
         body = msgspec.msgpack.encode(state)
@@ -299,19 +299,10 @@ class Fold:
         self.offset = state["offset"]
         self._marks = {(log, partition): seq for log, partition, seq in state["marks"]}
         self._watermarks = dict(state["watermarks"])
-        self._remember(*(np.frombuffer(column, np.int64) for column in state["seen"]))
-        self._state.unpack(state["state"])
-
-    def _remember(
-        self,
-        key: npt.NDArray[np.int64],
-        identity: npt.NDArray[np.int64],
-        time: npt.NDArray[np.int64],
-    ) -> None:
-        """Fill the table of seen ids from its saved columns."""
-        self._seen = duplicates.Seen(key, identity, time, np.ones(len(key), np.uint8))
-        self._seen_entries = len(key)
+        self._seen = np.frombuffer(state["seen"], np.int64).reshape(-1, 4)
+        self._seen_entries = len(self._seen)
         self._rewrite_seen()
+        self._state.unpack(state["state"])
 
 
 def _ints(rows: pa.RecordBatch, name: str) -> Any:

@@ -16,7 +16,7 @@ from features.coding import hashes, string_buffers
 from features.layout import Layout
 from kernels import keys as key_table
 from kernels.arena import Arena
-from kernels.windows import fold_rows, rebuild
+from kernels.windows import fold_rows, rebuild, reserve
 
 _FEWEST_KEYS, _FEWEST_ROWS = 64, 512
 _BY_KEY = Arena._fields.index("held")
@@ -38,6 +38,7 @@ class State:
         """How many keys have state."""
         self._known = key_table.empty(_FEWEST_KEYS, 16 * _FEWEST_KEYS)
         self._arena = layout.arena(_FEWEST_KEYS, _FEWEST_ROWS)
+        self._out = np.zeros(0, np.int64)
 
     @property
     def entries(self) -> int:
@@ -102,48 +103,55 @@ class State:
         for index, coded in enumerate(layout.values):
             values[index] = coded.of(rows)
         identities = hashes(rows.column("event_id")) if layout.spec.mark else times_us
-        out = np.zeros((layout.readings, n), np.int64)
-        done = 0
+        skips = skip | (is_label & (labels == 0)) if layout.spec.mark else skip
+        wanted = np.zeros(self.keys, np.int32)
         while True:
-            done = fold_rows(
-                done,
-                is_label,
-                skip,
-                slots,
-                times_us,
-                identities,
-                values,
-                labels,
-                conditions,
-                self._arena,
-                layout.spec,
-                expire_before_us,
-                out,
-                out.view(np.float64),
-            )
-            if done == n:
+            asked = reserve(slots, skips, wanted, self._arena, layout.spec, expire_before_us)
+            if not asked:
                 break
-            self._rebuild(expire_before_us)
+            # Much room, for keys that grow would have to move again and again.
+            self._rebuild(expire_before_us, asked, slack=2)
+        if layout.readings * n > len(self._out):
+            self._out = np.zeros(layout.readings * n, np.int64)
+        out = self._out[: layout.readings * n].reshape(layout.readings, n)
+        out[:, skip | is_label] = 0
+        fold_rows(
+            is_label,
+            skip,
+            slots,
+            times_us,
+            identities,
+            values,
+            labels,
+            conditions,
+            self._arena,
+            layout.spec,
+            out,
+            out.view(np.float64),
+        )
         return layout.results(out, times_us)
 
-    def _rebuild(self, expire_before_us: int, spare: float = 0.5) -> None:
-        """Write the matrix anew: without what has expired, with room for some more."""
+    def _rebuild(self, expire_before_us: int, asked: int, slack: int) -> None:
+        """Write the matrix anew, without what has expired and with the rows that are asked for.
+
+        One row in `slack` stays free, in the segments and after them.
+        """
         arena = self._arena
         kept = int(arena.length[: self.keys].sum())
-        room = max(_FEWEST_ROWS, int(kept * (1.125 + spare)))
-        held = np.zeros((room, arena.held.shape[1]), np.int64)
-        rebuild(arena, self._layout.spec, held, self.keys, expire_before_us)
+        rows = kept + kept // slack + self.keys + asked
+        held = np.empty((max(_FEWEST_ROWS, rows), arena.held.shape[1]), np.int64)
+        rebuild(arena, self._layout.spec, held, self.keys, slack, expire_before_us)
         self._arena = arena._replace(held=held)
 
     def forget(self, expire_before_us: int) -> None:
         """Let go of what has expired, and of keys that have no entries left."""
-        self._rebuild(expire_before_us)
+        self._rebuild(expire_before_us, 0, slack=8)
         self._keep(np.flatnonzero(self._arena.length[: self.keys] > 1))
 
     def keep_only(self, slot: int | None) -> None:
         """Forget every key but one: rows that come sorted by key need no more."""
         self._keep(np.array([] if slot is None else [slot], np.int64))
-        self._rebuild(NEVER_US)
+        self._rebuild(NEVER_US, 0, slack=8)
 
     def _keep(self, slots: npt.NDArray[np.int64]) -> None:
         if len(slots) == self.keys:

@@ -7,29 +7,15 @@ taken out: a table that is too full, or holds what is too old, is written anew.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import njit
 
 
-class Seen(NamedTuple):
-    """The table: int64 [size] each, and `used` uint8 [size], 1 where there is an entry."""
-
-    key: Any
-    identity: Any
-    time: Any
-    used: Any
-
-
-def empty(size: int) -> Seen:
-    """A table of a power-of-two size."""
-    return Seen(
-        key=np.zeros(size, np.int64),
-        identity=np.zeros(size, np.int64),
-        time=np.zeros(size, np.int64),
-        used=np.zeros(size, np.uint8),
-    )
+def empty(size: int) -> Any:
+    """A table of a power-of-two size: int64 [size, 4], (key, identity, time, 1 where in use)."""
+    return np.zeros((size, 4), np.int64)
 
 
 @njit(cache=True)
@@ -39,7 +25,7 @@ def _place(key: int, identity: int, size: int) -> int:
 
 @njit(cache=True)
 def judge(
-    keys: Any, identities: Any, times: Any, skip: Any, horizon_us: int, seen: Seen, out: Any
+    keys: Any, identities: Any, times: Any, skip: Any, horizon_us: int, seen: Any, out: Any
 ) -> int:
     """Tell which events repeat one of the same key and identity, and remember the others.
 
@@ -53,50 +39,47 @@ def judge(
     Returns:
         How many were remembered.
     """
-    size = seen.used.shape[0]
+    size = seen.shape[0]
     remembered = 0
     for i in range(keys.shape[0]):
         if skip[i]:
             continue
         at = _place(keys[i], identities[i], size)
         repeated = False
-        while seen.used[at]:
+        while seen[at, 3]:
             if (
-                seen.key[at] == keys[i]
-                and seen.identity[at] == identities[i]
-                and abs(seen.time[at] - times[i]) <= horizon_us
+                seen[at, 0] == keys[i]
+                and seen[at, 1] == identities[i]
+                and abs(seen[at, 2] - times[i]) <= horizon_us
             ):
                 repeated = True
                 break
             at = (at + 1) & (size - 1)
         out[i] = repeated
         if not repeated:
-            seen.key[at] = keys[i]
-            seen.identity[at] = identities[i]
-            seen.time[at] = times[i]
-            seen.used[at] = 1
+            seen[at, 0] = keys[i]
+            seen[at, 1] = identities[i]
+            seen[at, 2] = times[i]
+            seen[at, 3] = 1
             remembered += 1
     return remembered
 
 
 @njit(cache=True)
-def copy(seen: Seen, target: Seen, before_us: int, only_key: bool, key: int) -> int:
+def copy(seen: Any, target: Any, before_us: int, only_key: bool, key: int) -> int:
     """Write what is not older than `before_us`, of one key or of all, into an empty table.
 
     Returns:
         How many entries were written.
     """
-    size = target.used.shape[0]
+    size = target.shape[0]
     written = 0
-    for i in range(seen.used.shape[0]):
-        if not seen.used[i] or seen.time[i] < before_us or (only_key and seen.key[i] != key):
+    for i in range(seen.shape[0]):
+        if not seen[i, 3] or seen[i, 2] < before_us or (only_key and seen[i, 0] != key):
             continue
-        at = _place(seen.key[i], seen.identity[i], size)
-        while target.used[at]:
+        at = _place(seen[i, 0], seen[i, 1], size)
+        while target[at, 3]:
             at = (at + 1) & (size - 1)
-        target.key[at] = seen.key[i]
-        target.identity[at] = seen.identity[i]
-        target.time[at] = seen.time[i]
-        target.used[at] = 1
+        target[at] = seen[i]
         written += 1
     return written

@@ -17,6 +17,13 @@ def quotient(above: Any, below: Any) -> Any:
 
 
 @njit(cache=True)
+def integer_quotient(above: Any, below: Any, out: Any) -> None:
+    """Write float64(above) / float64(below), int64 [n] each; 0 where both are 0."""
+    for i in range(out.shape[0]):
+        out[i] = np.float64(above[i]) / np.float64(max(below[i], 1))
+
+
+@njit(cache=True)
 def _log1p(x: Any, out: Any) -> None:
     for i in range(out.shape[0]):
         out[i] = transcend.log1p(x[i]) if x[i] > -1.0 else 0.0

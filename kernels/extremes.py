@@ -52,31 +52,34 @@ def fix(
     mask: int,
     sign: int,
     bounds: Any,
+    slot: int,
+    e: int,
     low: int,
     high: int,
 ) -> None:
-    """Do one step of the work after an entry came or went; `bounds` is int32 [4] of this window."""
-    if low == bounds[3]:
-        bounds[0] = bounds[1] = bounds[2] = bounds[3] = high
+    """Do one step of the work after an entry came or went; `bounds[slot, e]` are this window's."""
+    if low == bounds[slot, e, 3]:
+        bounds[slot, e, 0] = bounds[slot, e, 1] = bounds[slot, e, 2] = bounds[slot, e, 3] = high
         return
-    if bounds[0] == bounds[3]:
-        bounds[0] = low
-        bounds[1] = bounds[3]
-        bounds[2] = bounds[3] = high
-    left, right, after, back = bounds[0], bounds[1], bounds[2], bounds[3]
+    if bounds[slot, e, 0] == bounds[slot, e, 3]:
+        bounds[slot, e, 0] = low
+        bounds[slot, e, 1] = bounds[slot, e, 3]
+        bounds[slot, e, 2] = bounds[slot, e, 3] = high
+    left, right = bounds[slot, e, 0], bounds[slot, e, 1]
+    after, back = bounds[slot, e, 2], bounds[slot, e, 3]
     if left == right:
-        bounds[0] += 1
-        bounds[1] += 1
-        bounds[2] += 1
+        bounds[slot, e, 0] += 1
+        bounds[slot, e, 1] += 1
+        bounds[slot, e, 2] += 1
         return
     later = nothing(sign) if after == back else held[begin + after, column]
     middle = nothing(sign) if right == after else held[begin + after - 1, column]
     own = held[begin + left, column]
     held[begin + left, column] = combine(combine(own, middle, sign), later, sign)
-    bounds[0] += 1
+    bounds[slot, e, 0] += 1
     last = value_of(held, begin + after - 1, value, mark, mask, sign)
     held[begin + after - 1, column] = combine(last, later, sign)
-    bounds[2] -= 1
+    bounds[slot, e, 2] -= 1
 
 
 @njit(cache=True)
@@ -89,16 +92,18 @@ def came(
     mask: int,
     sign: int,
     bounds: Any,
+    slot: int,
+    e: int,
     low: int,
     high: int,
 ) -> None:
     """The entry at `high - 1` has come to the window's end."""
     row = begin + high - 1
     own = value_of(held, row, value, mark, mask, sign)
-    if bounds[3] < high - 1:
+    if bounds[slot, e, 3] < high - 1:
         own = combine(held[row - 1, column], own, sign)
     held[row, column] = own
-    fix(held, begin, value, column, mark, mask, sign, bounds, low, high)
+    fix(held, begin, value, column, mark, mask, sign, bounds, slot, e, low, high)
 
 
 @njit(cache=True)
@@ -111,6 +116,8 @@ def came_between(
     mask: int,
     sign: int,
     bounds: Any,
+    slot: int,
+    e: int,
     low: int,
     high: int,
     at: int,
@@ -119,15 +126,15 @@ def came_between(
 
     In the back this costs as many comparisons as entries follow it; in the front, the whole window.
     """
-    if at < bounds[3]:
-        begin_anew(held, begin, value, column, mark, mask, sign, bounds, low, high)
+    if at < bounds[slot, e, 3]:
+        begin_anew(held, begin, value, column, mark, mask, sign, bounds, slot, e, low, high)
         return
     for j in range(at, high):
         own = value_of(held, begin + j, value, mark, mask, sign)
-        if j > bounds[3]:
+        if j > bounds[slot, e, 3]:
             own = combine(held[begin + j - 1, column], own, sign)
         held[begin + j, column] = own
-    fix(held, begin, value, column, mark, mask, sign, bounds, low, high)
+    fix(held, begin, value, column, mark, mask, sign, bounds, slot, e, low, high)
 
 
 @njit(cache=True)
@@ -140,6 +147,8 @@ def begin_anew(
     mask: int,
     sign: int,
     bounds: Any,
+    slot: int,
+    e: int,
     low: int,
     high: int,
 ) -> None:
@@ -149,15 +158,25 @@ def begin_anew(
         found = combine(found, value_of(held, begin + j, value, mark, mask, sign), sign)
         held[begin + j, column] = found
     # All is front. One entry more before L than in the back, as after every step.
-    bounds[0] = bounds[1] = bounds[2] = min(low + 1, high)
-    bounds[3] = high
+    bounds[slot, e, 0] = bounds[slot, e, 1] = bounds[slot, e, 2] = min(low + 1, high)
+    bounds[slot, e, 3] = high
 
 
 @njit(cache=True)
-def extreme(held: Any, begin: int, column: int, sign: int, bounds: Any, low: int, high: int) -> int:
+def extreme(
+    held: Any,
+    begin: int,
+    column: int,
+    sign: int,
+    bounds: Any,
+    slot: int,
+    e: int,
+    low: int,
+    high: int,
+) -> int:
     """The extreme of a window; `nothing` where it is empty."""
-    front = nothing(sign) if low == bounds[3] else held[begin + low, column]
-    back = nothing(sign) if bounds[3] == high else held[begin + high - 1, column]
+    front = nothing(sign) if low == bounds[slot, e, 3] else held[begin + low, column]
+    back = nothing(sign) if bounds[slot, e, 3] == high else held[begin + high - 1, column]
     return combine(front, back, sign)
 
 

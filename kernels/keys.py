@@ -56,7 +56,15 @@ def find(
     place, hashes, ends, names = known.place, known.hash, known.end, known.text
     last = place.shape[0] - 1
     for i in range(begin_at, out.shape[0]):
-        begin, end = offsets[i], offsets[i + 1]
+        begin, end = np.int64(offsets[i]), np.int64(offsets[i + 1])
+        if i > begin_at and begin - offsets[i - 1] == end - begin:
+            # Rows sorted by key repeat the one before.
+            same_until = begin
+            while same_until < end and text[same_until] == text[same_until - (end - begin)]:
+                same_until += 1
+            if same_until == end:
+                out[i] = out[i - 1]
+                continue
         hashed = hash_string(text, begin, end)
         at = hashed & last
         slot = np.int64(-1)
@@ -76,7 +84,7 @@ def find(
             full = (count + 1) * 4 > place.shape[0] * 3 or count == hashes.shape[0]
             if full or ends[count] + end - begin > names.shape[0]:
                 return i, count
-            slot = count
+            slot = np.int64(count)
             count += 1
             place[at] = count
             hashes[slot] = hashed

@@ -67,8 +67,6 @@ ONE, VALUE, SQUARE_LOW, SQUARE_HIGH, FIRST, LAST, PREVIOUS, EXTREME, COUNTER = (
 )
 DISTINCT, QUANTILE, GAP_SQUARE_LOW, GAP_SQUARE_HIGH, DECAYED, OWN = 9, 10, 11, 12, 13, 14
 
-SMALLEST_SEGMENT = 4
-
 
 @njit(cache=True)
 def _share(
@@ -98,56 +96,146 @@ def _share(
             add(held, j, column[k], kind[k], own, 1 if is_now else -1)
 
 
+# What runs for every entry takes arrays, not the tuples that hold them: numba counts references to
+# every array of a tuple at each call.
 @njit(cache=True)
-def _come(arena: Arena, spec: Spec, slot: int, r: int, at: int, sign: int) -> None:
-    """Count an entry (a row of its segment) into a range's counters, or out of them."""
-    row = arena.start[slot] + at
-    for g in range(spec.counter_first[r], spec.counter_first[r + 1]):
-        mask = spec.counter_mask[g]
-        if mask and (arena.held[row, spec.mark] & mask) != mask:
-            continue
-        code = arena.held[row, spec.counter_value[g]]
-        arena.counters[slot, spec.counter_offset[g] + code] += sign
+def _come(
+    held: Any,
+    row: int,
+    mark: int,
+    counters: Any,
+    slot: int,
+    first: int,
+    end: int,
+    value: Any,
+    masks: Any,
+    offset: Any,
+    sign: int,
+) -> None:
+    """Count the entry of a row into the counters [first, end) of a range, or out of them."""
+    for g in range(first, end):
+        if masks[g] == 0 or (held[row, mark] & masks[g]) == masks[g]:
+            counters[slot, offset[g] + held[row, value[g]]] += sign
 
 
 @njit(cache=True)
-def _advance(arena: Arena, spec: Spec, slot: int, r: int, after: int, until: int, n: int) -> None:
-    """Move the cursors of a range that keeps more than sums."""
-    held, begin = arena.held, arena.start[slot]
-    low, high = arena.cursors[slot, r, 0], arena.cursors[slot, r, 1]
-    first, end = spec.extreme_first[r], spec.extreme_first[r + 1]
+def _advance(
+    held: Any,
+    begin: int,
+    mark: int,
+    slot: int,
+    low: int,
+    high: int,
+    n: int,
+    after: int,
+    until: int,
+    bounds: Any,
+    first: int,
+    end: int,
+    signs: Any,
+    values: Any,
+    masks: Any,
+    columns: Any,
+    counters: Any,
+    first_counter: int,
+    end_counter: int,
+    counted: Any,
+    counter_masks: Any,
+    offset: Any,
+) -> tuple[int, int]:
+    """Where the cursors of a range come to that keeps extremes [first, end) or counters."""
     while high < n and held[begin + high, 0] <= until:
+        row = begin + high
         high += 1
-        _come(arena, spec, slot, r, high - 1, 1)
+        _come(
+            held,
+            row,
+            mark,
+            counters,
+            slot,
+            first_counter,
+            end_counter,
+            counted,
+            counter_masks,
+            offset,
+            1,
+        )
         for e in range(first, end):
             extremes.came(
                 held,
                 begin,
-                spec.extreme_value[e],
-                spec.extreme_column[e],
-                spec.mark,
-                spec.extreme_mask[e],
-                spec.extreme_sign[e],
-                arena.bounds[slot, e],
+                values[e],
+                columns[e],
+                mark,
+                masks[e],
+                signs[e],
+                bounds,
+                slot,
+                e,
                 low,
                 high,
             )
     while low < high and held[begin + low, 0] <= after:
-        _come(arena, spec, slot, r, low, -1)
+        row = begin + low
+        _come(
+            held,
+            row,
+            mark,
+            counters,
+            slot,
+            first_counter,
+            end_counter,
+            counted,
+            counter_masks,
+            offset,
+            -1,
+        )
         low += 1
         for e in range(first, end):
             extremes.fix(
                 held,
                 begin,
-                spec.extreme_value[e],
-                spec.extreme_column[e],
-                spec.mark,
-                spec.extreme_mask[e],
-                spec.extreme_sign[e],
-                arena.bounds[slot, e],
+                values[e],
+                columns[e],
+                mark,
+                masks[e],
+                signs[e],
+                bounds,
+                slot,
+                e,
                 low,
                 high,
             )
+    return low, high
+
+
+@njit(cache=True)
+def _leave(arena: Arena, spec: Spec, slot: int, r: int, after: int) -> None:
+    """Move the lower cursor of a range past every entry up to a time."""
+    low, high = _advance(
+        arena.held,
+        arena.start[slot],
+        spec.mark,
+        slot,
+        arena.cursors[slot, r, 0],
+        arena.cursors[slot, r, 1],
+        arena.length[slot],
+        after,
+        BEFORE_ALL,
+        arena.bounds,
+        spec.extreme_first[r],
+        spec.extreme_first[r + 1],
+        spec.extreme_sign,
+        spec.extreme_value,
+        spec.extreme_mask,
+        spec.extreme_column,
+        arena.counters,
+        spec.counter_first[r],
+        spec.counter_first[r + 1],
+        spec.counter_value,
+        spec.counter_mask,
+        spec.counter_offset,
+    )
     arena.cursors[slot, r, 0] = low
     arena.cursors[slot, r, 1] = high
 
@@ -164,7 +252,9 @@ def _rescan(arena: Arena, spec: Spec, slot: int, r: int) -> None:
             spec.mark,
             spec.extreme_mask[e],
             spec.extreme_sign[e],
-            arena.bounds[slot, e],
+            arena.bounds,
+            slot,
+            e,
             arena.cursors[slot, r, 0],
             arena.cursors[slot, r, 1],
         )
@@ -188,7 +278,7 @@ def drop_expired(arena: Arena, spec: Spec, slot: int, before_us: int) -> int:
         low, high = arena.cursors[slot, r, 0], arena.cursors[slot, r, 1]
         last = min(high, dropped + 1)
         if low < last:
-            _advance(arena, spec, slot, r, held[begin + last - 1, 0], BEFORE_ALL, n)
+            _leave(arena, spec, slot, r, held[begin + last - 1, 0])
         arena.cursors[slot, r, 0] = max(arena.cursors[slot, r, 0] - dropped, 1)
         arena.cursors[slot, r, 1] = max(arena.cursors[slot, r, 1] - dropped, 1)
         for e in range(spec.extreme_first[r], spec.extreme_first[r + 1]):
@@ -199,45 +289,85 @@ def drop_expired(arena: Arena, spec: Spec, slot: int, before_us: int) -> int:
 
 
 @njit(cache=True)
-def _make_room(arena: Arena, spec: Spec, slot: int, expire_before_us: int) -> bool:
-    """Room for one more entry of a key; false where the matrix has none left."""
+def reserve(
+    slots: Any, skip: Any, wanted: Any, arena: Arena, spec: Spec, expire_before_us: int
+) -> int:
+    """Make room in the segments for rows to come.
+
+    Args:
+        slots: int64 [n], the key of each row; `skip`: bool [n], rows that keep no entry.
+        wanted: int32 [keys], all 0, and again on return.
+        arena, spec: the state.
+        expire_before_us: older entries are let go of where a segment is full.
+
+    Returns:
+        0, or how many rows the matrix has to have free: `rebuild` it, and reserve again.
+    """
     held = arena.held
-    n = arena.length[slot]
-    if n == 0:
-        if arena.used[0] + SMALLEST_SEGMENT > held.shape[0]:
-            return False
-        arena.start[slot] = arena.used[0]
-        arena.capacity[slot] = SMALLEST_SEGMENT
-        arena.used[0] += SMALLEST_SEGMENT
-        held[arena.start[slot]] = 0
-        held[arena.start[slot], 0] = BEFORE_ALL
-        arena.length[slot] = 1
-        arena.cursors[slot] = 1
-        arena.bounds[slot] = 1
-        arena.counters[slot] = 0
-        return True
-    begin = arena.start[slot]
-    dropped = drop_expired(arena, spec, slot, expire_before_us)
-    kept = n - dropped
-    if dropped * 4 >= kept:
-        move_rows(held, begin + dropped, begin, kept)
+    n = slots.shape[0]
+    for i in range(n):
+        if not skip[i]:
+            wanted[slots[i]] += 1
+    asked = 0
+    fits = True
+    for i in range(n):
+        slot = slots[i]
+        extra = wanted[slot]
+        if extra == 0:
+            continue
+        wanted[slot] = 0
+        kept = arena.length[slot]
+        if kept == 0:
+            # The first row of a segment is no entry.
+            extra += 1
+        if kept + extra <= arena.capacity[slot]:
+            continue
+        begin, dropped = arena.start[slot], 0
+        if kept:
+            dropped = drop_expired(arena, spec, slot, expire_before_us)
+            kept -= dropped
+        target = begin
+        if dropped * 4 < kept or kept + extra > arena.capacity[slot]:
+            # Small segments grow by half, large ones by a quarter: that bounds what lies idle.
+            needed = kept + extra
+            size = needed + (needed // 2 if needed < 64 else needed // 4)
+            asked += size
+            if arena.used[0] + size > held.shape[0]:
+                fits = False
+            else:
+                target = arena.used[0]
+                arena.start[slot] = target
+                arena.capacity[slot] = size
+                arena.used[0] += size
+        move_rows(held, begin + dropped, target, kept)
         arena.length[slot] = kept
-        return True
-    size = kept + max(SMALLEST_SEGMENT, kept // 4)
-    fits = arena.used[0] + size <= held.shape[0]
-    target = arena.used[0] if fits else begin
-    move_rows(held, begin + dropped, target, kept)
-    arena.length[slot] = kept
-    if fits:
-        arena.start[slot] = target
-        arena.capacity[slot] = size
-        arena.used[0] += size
-    return fits or dropped > 0
+    # Rebuilding takes back what has fitted.
+    return 0 if fits else asked
 
 
 @njit(cache=True)
-def rebuild(arena: Arena, spec: Spec, target: Any, keys: int, expire_before_us: int) -> None:
-    """Move the segments, without what has expired and with a little room each, to a new matrix."""
+def _begin_segment(arena: Arena, slot: int, t: int) -> None:
+    """The row before the first entry, and cursors that stand at a time."""
+    row = arena.start[slot]
+    for c in range(arena.held.shape[1]):
+        arena.held[row, c] = 0
+    arena.held[row, 0] = BEFORE_ALL
+    arena.length[slot] = 1
+    arena.cursor_us[slot] = t
+    arena.cursors[slot] = 1
+    arena.bounds[slot] = 1
+    arena.counters[slot] = 0
+
+
+@njit(cache=True)
+def rebuild(
+    arena: Arena, spec: Spec, target: Any, keys: int, slack: int, expire_before_us: int
+) -> None:
+    """Move the segments to a new matrix, without what has expired.
+
+    Each gets room for one entry more in `slack`, if the matrix has it.
+    """
+    held = arena.held
     used = 0
     for slot in range(keys):
         if arena.length[slot] == 0:
@@ -246,11 +376,13 @@ def rebuild(arena: Arena, spec: Spec, target: Any, keys: int, expire_before_us: 
         dropped = drop_expired(arena, spec, slot, expire_before_us)
         kept = arena.length[slot] - dropped
         begin = arena.start[slot] + dropped
-        target[used : used + kept] = arena.held[begin : begin + kept]
+        for j in range(kept):
+            for c in range(held.shape[1]):
+                target[used + j, c] = held[begin + j, c]
         arena.start[slot] = used
         arena.length[slot] = kept
-        arena.capacity[slot] = kept + kept // 8
-        used += kept + kept // 8
+        used += kept + min(kept // slack + 1, target.shape[0] - used - kept)
+        arena.capacity[slot] = used - arena.start[slot]
     arena.used[0] = used
 
 
@@ -300,7 +432,19 @@ def _insert(
         if t <= after:
             arena.cursors[slot, r, 0] += 1
             continue
-        _come(arena, spec, slot, r, at, 1)
+        _come(
+            held,
+            row,
+            spec.mark,
+            arena.counters,
+            slot,
+            spec.counter_first[r],
+            spec.counter_first[r + 1],
+            spec.counter_value,
+            spec.counter_mask,
+            spec.counter_offset,
+            1,
+        )
         for e in range(spec.extreme_first[r], spec.extreme_first[r + 1]):
             extremes.came_between(
                 held,
@@ -310,7 +454,9 @@ def _insert(
                 spec.mark,
                 spec.extreme_mask[e],
                 spec.extreme_sign[e],
-                arena.bounds[slot, e],
+                arena.bounds,
+                slot,
+                e,
                 arena.cursors[slot, r, 0],
                 arena.cursors[slot, r, 1],
                 at,
@@ -483,7 +629,6 @@ def _read_late(
 
 @njit(cache=True)
 def fold_rows(
-    begin_at: int,
     is_label: Any,
     skip: Any,
     slots: Any,
@@ -494,14 +639,12 @@ def fold_rows(
     conditions: Any,
     arena: Arena,
     spec: Spec,
-    expire_before_us: int,
     out: Any,
     real: Any,
-) -> int:
+) -> None:
     """Fold rows in their order and write every reading of each event.
 
     Args:
-        begin_at: the row to begin with.
         is_label: bool [n]; a label row changes state and has no output.
         skip: bool [n]; rows that neither change state nor have an output (duplicates).
         slots: int64 [n], the key of each row.
@@ -510,16 +653,11 @@ def fold_rows(
         values: int64 [columns, n].
         labels: int8 [n], 0 or 1 on label rows.
         conditions: uint16 [n], the conditions that hold, as flags.
-        arena, spec: the state and what is kept.
-        expire_before_us: older entries may be let go of where room is needed.
+        arena, spec: the state, with room for the rows (`reserve`), and what is kept.
         out: int64 [readings, n], written for events that are not skipped.
         real: the same memory as float64.
-
-    Returns:
-        The row before which the matrix has to grow (`rebuild`), or n.
     """
-    # Bound once: numba counts references to every array of a tuple at each use of the tuple.
-    start, length, capacity = arena.start, arena.length, arena.capacity
+    start, length = arena.start, arena.length
     cursor_us, cursors, counters = arena.cursor_us, arena.cursors, arena.counters
     bounds, held, mark = arena.bounds, arena.held, spec.mark
     over_us, delay_us, resolution_us = spec.over_us, spec.delay_us, spec.resolution_us
@@ -540,19 +678,19 @@ def fold_rows(
     )
     extreme_first, counter_first = spec.extreme_first, spec.counter_first
     extreme_sign, extreme_column = spec.extreme_sign, spec.extreme_column
+    extreme_value, extreme_mask = spec.extreme_value, spec.extreme_mask
+    counter_value, counter_mask = spec.counter_value, spec.counter_mask
     counter_offset = spec.counter_offset
     ranges, sums, kept_values = over_us.shape[0], sum_kind.shape[0], raw.shape[0]
-    for i in range(begin_at, slots.shape[0]):
+    # The row after a segment may be read (never used), so there has to be one.
+    last_row = held.shape[0] - 1
+    for i in range(slots.shape[0]):
         if skip[i]:
             continue
         slot, t = slots[i], times[i]
-        # A label that waits, or an event, and its place when it has no segment yet.
-        while length[slot] == 0 or length[slot] == capacity[slot]:
-            if length[slot] == 0:
-                cursor_us[slot] = t
-            if not _make_room(arena, spec, slot, expire_before_us):
-                return i
-        begin, n = start[slot], length[slot]
+        if length[slot] == 0:
+            _begin_segment(arena, slot, t)
+        begin, n = np.int64(start[slot]), np.int64(length[slot])
         at = n
         if held[begin + n - 1, 0] > t:
             at = first_after(held, begin + 1, begin + n, t) - begin
@@ -579,7 +717,6 @@ def fold_rows(
             if t < cursor_us[slot]:
                 _read_late(arena, spec, slot, t, flags, values, i, out, real)
                 continue
-            n += 1
         else:
             row = begin + n
             held[row, 0] = t
@@ -596,48 +733,77 @@ def fold_rows(
                 if (flags & sum_mask[k]) == sum_mask[k]:
                     x = values[sum_value[k], i] if sum_value[k] >= 0 else 1
                     add(held, row, c, sum_kind[k], x, 1)
-            n += 1
-            length[slot] = n
+            length[slot] = n + 1
+        n += 1
         cursor_us[slot] = t
         for r in range(ranges):
             after, until = edges(t, over_us[r], delay_us[r], resolution_us[r])
-            more = (
-                extreme_first[r] < extreme_first[r + 1] or counter_first[r] < counter_first[r + 1]
-            )
-            if more:
-                _advance(arena, spec, slot, r, after, until, n)
-            low, high = cursors[slot, r, 0], cursors[slot, r, 1]
-            if not more:
-                while high < n and held[begin + high, 0] <= until:
-                    high += 1
+            low, high = np.int64(cursors[slot, r, 0]), np.int64(cursors[slot, r, 1])
+            if extreme_first[r] < extreme_first[r + 1] or counter_first[r] < counter_first[r + 1]:
+                low, high = _advance(
+                    held,
+                    begin,
+                    mark,
+                    slot,
+                    low,
+                    high,
+                    n,
+                    after,
+                    until,
+                    bounds,
+                    extreme_first[r],
+                    extreme_first[r + 1],
+                    extreme_sign,
+                    extreme_value,
+                    extreme_mask,
+                    extreme_column,
+                    counters,
+                    counter_first[r],
+                    counter_first[r + 1],
+                    counter_value,
+                    counter_mask,
+                    counter_offset,
+                )
+            else:
+                if delay_us[r] == 0:
+                    # Nothing that has arrived lies between this event and its own time.
+                    high = at + 1
+                else:
+                    while high < n and held[begin + high, 0] <= until:
+                        high += 1
+                # Mostly none, one or two entries leave: two steps without a branch to guess.
+                low += (low < high) & (held[min(begin + low, last_row), 0] <= after)
+                low += (low < high) & (held[min(begin + low, last_row), 0] <= after)
                 while low < high and held[begin + low, 0] <= after:
                     low += 1
-                cursors[slot, r, 0] = low
-                cursors[slot, r, 1] = high
+            cursors[slot, r, 0] = low
+            cursors[slot, r, 1] = high
             low_row, high_row = begin + low, begin + high
             for p in range(first[r], first[r + 1]):
-                kind, at = kinds[p], ats[p]
-                if kind == ONE and at < 0:
+                kind, at_ = kinds[p], ats[p]
+                if kind == ONE and at_ < 0:
                     out[p, i] = high - low
                 elif kind <= SQUARE_LOW:
-                    out[p, i] = held[high_row - 1, at] - held[low_row - 1, at]
+                    out[p, i] = held[high_row - 1, at_] - held[low_row - 1, at_]
                 elif kind == EXTREME:
                     out[p, i] = extremes.extreme(
                         held,
                         begin,
-                        extreme_column[at],
-                        extreme_sign[at],
-                        bounds[slot, at],
+                        extreme_column[at_],
+                        extreme_sign[at_],
+                        bounds,
+                        slot,
+                        at_,
                         low,
                         high,
                     )
                 elif kind == COUNTER:
-                    out[p, i] = counters[slot, counter_offset[at] + parameters[p]]
+                    out[p, i] = counters[slot, counter_offset[at_] + parameters[p]]
                 elif kind == OWN:
-                    out[p, i] = values[at, i]
+                    out[p, i] = values[at_, i]
                 elif kind == DECAYED:
                     real[p, i] = readings.decayed(
-                        held, at, mark, masks[p], parameters[p], t, low_row, high_row
+                        held, at_, mark, masks[p], parameters[p], t, low_row, high_row
                     )
                 else:
                     own_counts = delay_us[r] == 0 and (flags & masks[p]) == masks[p]
@@ -645,7 +811,7 @@ def fold_rows(
                         held,
                         mark,
                         kind,
-                        at,
+                        at_,
                         bys[p],
                         masks[p],
                         parameters[p],
@@ -654,4 +820,3 @@ def fold_rows(
                         low_row,
                         high_row,
                     )
-    return slots.shape[0]

@@ -114,7 +114,12 @@ class Aggregation(ABC):
 
 def quotient(above: Ints, below: Ints) -> Floats:
     """float64(above) / float64(below); 0 where both are 0."""
-    return above / below.clip(1)
+    # Numba, which the plan can do without.
+    from kernels.elementwise import integer_quotient
+
+    out = above.astype("float64")
+    integer_quotient(above, below, out)
+    return out
 
 
 def value_or_zero(count: Ints, value: Ints) -> Floats:

@@ -17,11 +17,12 @@ class Window:
 
     def __init__(self, size: int, sign: int) -> None:
         self.held = np.zeros((size + 3, 3), np.int64)
-        self.bounds = np.ones(4, np.int32)
+        self.bounds = np.ones((1, 1, 4), np.int32)
         self.sign, self.low, self.high = sign, 1, 1
 
     def _arguments(self) -> tuple[Any, ...]:
-        return (self.held, 3, VALUE, PARTIAL, 0, 0, self.sign, self.bounds, self.low, self.high)
+        place = (self.bounds, 0, 0, self.low, self.high)
+        return (self.held, 3, VALUE, PARTIAL, 0, 0, self.sign, *place)
 
     def push(self, value: int) -> None:
         self.held[3 + self.high, VALUE] = value
@@ -40,7 +41,9 @@ class Window:
         extremes.came_between(*self._arguments(), at)
 
     def value(self) -> int:
-        return extremes.extreme(self.held, 3, PARTIAL, self.sign, self.bounds, self.low, self.high)
+        return extremes.extreme(
+            self.held, 3, PARTIAL, self.sign, self.bounds, 0, 0, self.low, self.high
+        )
 
     def brute_force(self) -> int:
         values = self.held[3 + self.low : 3 + self.high, VALUE].tolist()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from features.layout import Layout
 from features.plan import StagePlan, WindowPlan
 from kernels.arena import ARRIVED, FIRST_CONDITION, LABEL, NONE, Arena
-from kernels.windows import KINDS, fold_rows, rebuild
+from kernels.windows import KINDS, fold_rows, rebuild, reserve
 
 KEYS = 3
 RANGES = [(5, 0, 0), (9, 2, 0), (30, 0, 0), (12, 3, 3), (1, 0, 0), (8, 0, 4)]
@@ -81,36 +81,41 @@ class Store:
         self.arena: Arena = layout.arena(KEYS, 1)
         self.rebuilt = 0
 
+    def rebuild(self, asked: int, expire_before: int) -> None:
+        rows = int(self.arena.length.sum() * 1.05) + KEYS + asked
+        held = np.zeros((rows, self.layout.columns), np.int64)
+        rebuild(self.arena, self.layout.spec, held, KEYS, 20, expire_before)
+        self.arena = self.arena._replace(held=held)
+
     def fold(self, part: list[Row], expire_before: int) -> NDArray[np.int64]:
         out = np.full((self.layout.readings, len(part)), -77)
-        done = 0
         columns = [np.array(column) for column in zip(*part, strict=True)]
         coded = np.array([part_values(self.layout, row) for row in part]).T.copy()
-        while True:
-            done = fold_rows(
-                done,
-                columns[0],
-                np.zeros(len(part), np.bool_),
-                columns[1],
-                columns[2],
-                columns[3] << 16,
-                coded,
-                columns[5].astype(np.int8),
-                columns[6].astype(np.uint16),
-                self.arena,
-                self.layout.spec,
-                expire_before,
-                out,
-                out.view(np.float64),
-            )
-            if done == len(part):
-                return out
+        labels = columns[5].astype(np.int8)
+        skip = np.zeros(len(part), np.bool_)
+        wanted = np.zeros(KEYS, np.int32)
+        false_label = columns[0] & (labels == 0)
+        while asked := reserve(
+            columns[1], false_label, wanted, self.arena, self.layout.spec, expire_before
+        ):
             self.rebuilt += 1
-            held = np.zeros(
-                (int(self.arena.length.sum() * 1.2) + 24, self.layout.columns), np.int64
-            )
-            rebuild(self.arena, self.layout.spec, held, KEYS, expire_before)
-            self.arena = self.arena._replace(held=held)
+            self.rebuild(asked, expire_before)
+        assert not wanted.any()
+        fold_rows(
+            columns[0],
+            skip,
+            columns[1],
+            columns[2],
+            columns[3] << 16,
+            coded,
+            labels,
+            columns[6].astype(np.uint16),
+            self.arena,
+            self.layout.spec,
+            out,
+            out.view(np.float64),
+        )
+        return out
 
 
 def part_values(layout: Layout, row: Row) -> list[int]:
@@ -228,8 +233,11 @@ def test_every_reading_equals_brute_force(seed: int, uses_label: int, conditions
             if not row[0]:
                 assert out[:, n].tolist() == brute_force(layout, rows, at + n)
         at += len(part)
-    assert store.rebuilt > 2
-    assert int(store.arena.length.sum()) < len(rows) * 2 / 3
+    assert store.rebuilt > 1
+    newest = max(row[2] for row in rows)
+    store.rebuild(0, newest - 6 - 30 - 4)
+    retained = [row for row in rows if not row[0] and row[2] >= newest - 40]
+    assert int(store.arena.length.sum()) <= len(retained) + KEYS
 
 
 def test_stage_without_labels_or_conditions_keeps_no_marks() -> None:
