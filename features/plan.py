@@ -135,6 +135,7 @@ class Plan:
     key_field: str
     lateness_us: int
     freshness_us: int
+    ttl_us: int
     fields: tuple[FieldPlan, ...]
     label: LabelPlan | None
     stages: tuple[StagePlan, ...]
@@ -219,6 +220,7 @@ def compile_plan(feature_set: FeatureSet) -> Plan:
         key_field=event.key.key,
         lateness_us=event.lateness_us,
         freshness_us=feature_set.freshness_us,
+        ttl_us=feature_set.ttl_us,
         fields=fields,
         label=label,
         stages=stages,
@@ -226,7 +228,7 @@ def compile_plan(feature_set: FeatureSet) -> Plan:
         fingerprint="",
     )
     values = plan.to_dict()
-    for silent in ("owner", "freshness_us", "fingerprint", "partitions"):
+    for silent in ("owner", "freshness_us", "ttl_us", "fingerprint", "partitions"):
         del values[silent]
     for column in values["columns"]:
         del column["meaning"]

@@ -465,6 +465,7 @@ class FeatureSet:
         label: the label that training learns, if there is one.
         owner: who answers for it.
         freshness: the promised time (µs) from an event to its visibility in the online store.
+        ttl: how long (µs) after its event time a vector may be served; 0 is for ever.
         features: in the order of the model's input vector.
     """
 
@@ -477,6 +478,7 @@ class FeatureSet:
         label: Label | None = None,
         owner: str = "",
         freshness: int = seconds(1),
+        ttl: int = 0,
         version: int = 1,
     ) -> None:
         self.name = name
@@ -484,6 +486,11 @@ class FeatureSet:
         self.label = label
         self.owner = owner
         self.freshness_us = freshness
+        self.ttl_us = ttl
         self.version = version
         self.features = list(features)
         self.place = _caller()
+        if type(ttl) is not int or ttl < 0:
+            raise wrong(
+                self.place, f"ttl is {ttl!r}", "give a duration, such as days(30), or 0 for ever"
+            )

@@ -133,6 +133,16 @@ WRONG = {
         "mean(",
         "give a number",
     ),
+    "negative time to live": (
+        'mine = FeatureSet("m", event=payments, features=[payments.amount], ttl=days(-1))',
+        "ttl=",
+        "0 for ever",
+    ),
+    "time to live that is no duration": (
+        'mine = FeatureSet("m", event=payments, features=[payments.amount], ttl="30d")',
+        "ttl=",
+        "such as days(30)",
+    ),
     "unknown currency": (
         """
         bad = Event("b", id="i", time="t", key=customer, fields={
@@ -197,13 +207,14 @@ def test_card_fraud_compiles_to_two_stages_and_fifteen_columns() -> None:
 
 def test_fingerprint_changes_exactly_when_a_value_could(tmp_path: Path) -> None:
     body = """
-    mine = FeatureSet("m", event=payments, owner={owner!r}, features=[
+    mine = FeatureSet("m", event=payments, owner={owner!r}, ttl=hours({ttl}), features=[
         count(by=customer, over=days({over})),
     ])
     """
-    first = compile_plan(define(tmp_path, body.format(owner="a", over=1)))
-    renamed = compile_plan(define(tmp_path, body.format(owner="b", over=1)))
-    longer = compile_plan(define(tmp_path, body.format(owner="a", over=2)))
+    first = compile_plan(define(tmp_path, body.format(owner="a", ttl=0, over=1)))
+    renamed = compile_plan(define(tmp_path, body.format(owner="b", ttl=2, over=1)))
+    longer = compile_plan(define(tmp_path, body.format(owner="a", ttl=0, over=2)))
+    assert (first.ttl_us, renamed.ttl_us) == (0, 7_200_000_000)
     assert first.fingerprint == renamed.fingerprint != longer.fingerprint
     assert dataclasses.replace(first, partitions=9).fingerprint == first.fingerprint
 
