@@ -1,6 +1,7 @@
 """The Feast objects of a plan, in a real registry, and a real offline store."""
 
 import dataclasses
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,14 +9,17 @@ import pyarrow.compute as pc
 import pytest
 from deltalake import write_deltalake
 from pyspark.sql import SparkSession
+from redis import Redis
 
 from features import lake, store
 from features.backfill import backfill, publish
 from features.errors import PenstockError, ServiceUnavailableError
+from features.online import OnlineStore
 from features.plan import load_plan
 from features.redis_layout import view_name
 from features.settings import settings
 from tests.conftest import SessionStack
+from tests.features import vectors
 from tests.features.chain import DAY_US, START_US, payments, stream
 
 pytestmark = pytest.mark.slow
@@ -122,6 +126,14 @@ def test_vector_older_than_ttl_is_not_historical_either(applied: dict) -> None:
     store.apply(plan)
     assert store.historical_features(plan, wanted)["customer_count_30d"].null_count == 1
     store.apply(PLAN)
+
+
+def test_vectors_lie_compactly_in_the_stacks_redis(applied: dict) -> None:
+    with closing(OnlineStore(PLAN)) as online, Redis.from_url(settings().redis_url) as client:
+        online.write(vectors.rows(vectors.row("compact")))
+        (key,) = client.keys("*compact*")
+        assert client.object("encoding", key) in (b"ziplist", b"listpack")
+        assert client.memory_usage(key) < 450
 
 
 def test_absent_online_store_is_named(applied: dict, monkeypatch: pytest.MonkeyPatch) -> None:
