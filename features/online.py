@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.plan import Plan
-from features.redis_layout import LOAD_SCRIPT, ViewLayout, number_of, opened, stored_stages
+from features.redis_layout import LOAD_SCRIPT, ViewLayout, doubles, opened, stored_stages
 from features.resp import Connection
 from features.settings import settings
 from features.wire import FOLDED, KIND_EVENT
@@ -61,6 +61,10 @@ class OnlineStore:
     def __init__(self, plan: Plan) -> None:
         self._ttl_us = plan.ttl_us
         self._views = {stage.name: ViewLayout(plan, stage) for stage in stored_stages(plan)}
+        self._counters = {
+            view.name: [metrics.ONLINE_READS.labels(view.name, result) for result in RESULTS]
+            for view in self._views.values()
+        }
         self._for_reading = Connection(settings().redis_url)
         # Who only reads need not be allowed to load scripts.
         self._for_writing = Connection(settings().redis_url, [LOAD_SCRIPT])
@@ -143,7 +147,7 @@ class OnlineStore:
             ):
                 if stamp is not None:  # or else it has expired since
                     result[i] = HIT
-                    values[i] = [number_of(view, keys[i], value) for value in columns]
+                    values[i] = doubles(columns)
                     event_time_us[i], version[i], fingerprint[i] = opened(stamp)
         age_s = (time.time_ns() // 1000 - event_time_us) / 1e6
         if len(ours) < n:
@@ -151,19 +155,21 @@ class OnlineStore:
         if self._ttl_us:
             expired = age_s > self._ttl_us / 1e6
             result[expired], values[expired] = EXPIRED, np.nan
-        _count(view.name, result, age_s)
+        self._count(view, result, age_s)
         return Vectors(view.columns, values, result, event_time_us, age_s, fingerprint, version)
 
     def _columns(self, view: ViewLayout, keys: Sequence[str]) -> list[Any]:
         """Every column and the Timestamp of some keys."""
         return self._for_reading.exchange(view.ask_columns(keys), len(keys)) if keys else []
 
-
-def _count(view: str, result: npt.NDArray[np.int8], age_s: npt.NDArray[np.float64]) -> None:
-    """Show what a read found."""
-    found = np.bincount(result, minlength=3).tolist() if result.any() else [len(result), 0, 0]
-    for name, keys in zip(RESULTS, found, strict=True):
-        if keys:
-            metrics.ONLINE_READS.labels(view, name).inc(keys)
-    if found[MISS] < len(result):
-        metrics.ONLINE_READ_AGE_SECONDS.labels(view).observe(float(np.fmax.reduce(age_s)))
+    def _count(
+        self, view: ViewLayout, result: npt.NDArray[np.int8], age_s: npt.NDArray[np.float64]
+    ) -> None:
+        """Show what a read found."""
+        found = np.bincount(result, minlength=3).tolist() if result.any() else [len(result), 0, 0]
+        for counter, keys in zip(self._counters[view.name], found, strict=True):
+            if keys:
+                counter.inc(keys)
+        if found[MISS] < len(result):
+            oldest_s = float(np.fmax.reduce(age_s))
+            metrics.ONLINE_READ_AGE_SECONDS.labels(view.name).observe(oldest_s)

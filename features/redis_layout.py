@@ -42,6 +42,7 @@ _OWN = 0x7A
 """The tag of our field in a Timestamp: number 15, of a length."""
 _DOUBLE = 0x29
 """The tag of a `double_val` in Feast's Value: number 5, of 64 bits."""
+_NULL = struct.pack("<Bd", _DOUBLE, np.nan)
 
 _SCRIPT = b"""
 local function order(stamp)
@@ -119,7 +120,6 @@ class ViewLayout:
         self.name = view_name(plan, stage)
         self.columns = stage.columns
         self.version, self.fingerprint = plan.version, plan.fingerprint
-        self._stage = stage
         self._ttl_ms = -(-plan.ttl_us // 1000)
         width = len(stage.columns)
         definition = bytes.fromhex(plan.fingerprint) + struct.pack(">I", plan.version)
@@ -140,63 +140,53 @@ class ViewLayout:
             for column in stage.columns
         ]
         self._project = plan.name.encode()
-        self._heads = _Heads(stage.key_column, len(self._project))
-        closing = self._project + b"\r\n"
-        self._get = (
-            b"*3\r\n" + bulk(b"HGET"),
-            closing + bulk(self._time_field),
-        )
-        self._get_columns = (
-            b"*%d\r\n" % (3 + width) + bulk(b"HMGET"),
-            closing + b"".join(map(bulk, [*self._fields, self._time_field])),
-        )
+        self._key_column, self._seq_column = stage.key_column, stage.seq_column
+        self._get = self._command(b"HGET", [self._time_field])
+        self._get_columns = self._command(b"HMGET", [*self._fields, self._time_field])
 
     def ask(self, keys: Sequence[str]) -> bytes:
         """The commands that read the Timestamps of some keys."""
-        return self._each(self._get, keys)
+        return _each(*self._get, keys)
 
     def ask_columns(self, keys: Sequence[str]) -> bytes:
         """The commands that read each column, then the Timestamp, of some keys."""
-        return self._each(self._get_columns, keys)
+        return _each(*self._get_columns, keys)
 
     def put(self, rows: pa.RecordBatch) -> list[bytes]:
         """The commands that write the newest vector of each key of folded events."""
-        entities = rows.column(self._stage.key_column).dictionary_encode()
+        entities = rows.column(self._key_column).dictionary_encode()
         time_us = rows.column("event_time_us").to_numpy()
         # History has no place in a log, and came before all that has.
-        seq = rows.column(self._stage.seq_column).fill_null(-1).to_numpy() + 1
+        seq = rows.column(self._seq_column).fill_null(-1).to_numpy() + 1
         order = np.lexsort((seq, time_us))
         newest = np.empty(len(entities.dictionary), np.int64)
         newest[entities.indices.to_numpy()[order]] = order
         values = np.column_stack(
             [rows.column(c).to_numpy(zero_copy_only=False)[newest] for c in self.columns]
         )
-        opening, closings = self._writes(time_us[newest], seq[newest], values)
-        heads, size = self._heads, closings.itemsize
-        packed = closings.tobytes()
-        commands = []
-        for number, entity in enumerate(entities.dictionary.to_pylist()):
-            key = entity.encode()
-            closing = packed[number * size : (number + 1) * size]
-            commands.append(b"".join((opening, heads[len(key)], key, closing)))
-        return commands
+        closings = self._closings(time_us[newest], seq[newest], values)
+        opening = b"*%d\r\n" % (7 + 2 * len(self.columns))
+        opening += b"".join(map(bulk, (b"EVALSHA", _SHA, b"1")))
+        heads = _Heads(opening, self._key_column, self._project)
+        packed, size = closings.tobytes(), closings.itemsize
+        return [
+            b"%b%b%b" % (heads[len(key)], key, packed[number * size : (number + 1) * size])
+            for number, key in enumerate(map(str.encode, entities.dictionary.to_pylist()))
+        ]
 
-    def _each(self, words: tuple[bytes, bytes], keys: Sequence[str]) -> bytes:
-        opening, closing = words
-        heads = self._heads
-        parts: list[bytes] = []
-        for text in keys:
-            key = text.encode()
-            parts += (opening, heads[len(key)], key, closing)
-        return b"".join(parts)
+    def _command(self, verb: bytes, fields: Sequence[bytes]) -> tuple[_Heads, bytes]:
+        """What stands before and after the key in a command that reads fields."""
+        opening = b"*%d\r\n%b" % (2 + len(fields), bulk(verb))
+        closing = b"%b\r\n%b" % (self._project, b"".join(map(bulk, fields)))
+        return _Heads(opening, self._key_column, self._project), closing
 
-    def _writes(
+    def _closings(
         self,
         time_us: npt.NDArray[np.int64],
         seq: npt.NDArray[np.int64],
         values: npt.NDArray[np.float64],
-    ) -> tuple[bytes, npt.NDArray[Any]]:
-        """What stands before the keys of the write commands, and what stands after each."""
+    ) -> npt.NDArray[Any]:
+        """What stands after the key in each command that writes: [keys], of one size."""
         width = len(self.columns)
         heads = np.array([bulk(f) + b"$9\r\n" + bytes([_DOUBLE]) for f in self._fields], "V15")
         start = b"".join(
@@ -226,24 +216,30 @@ class ViewLayout:
         stamp["seconds"] = _tagged(1, time_us // 1_000_000)
         stamp["nanos"] = _tagged(2, time_us % 1_000_000 * 1000)
         columns["head"], columns["end"] = heads, line_end
-        opening = b"*%d\r\n" % (7 + 2 * width) + b"".join(map(bulk, (b"EVALSHA", _SHA, b"1")))
-        return opening, closing
+        return closing
 
 
 class _Heads(dict[int, bytes]):
-    """What stands in a command before an entity's key, by the key's length in bytes."""
+    """What stands in a command before the entity's own key, by that key's length in bytes."""
 
-    def __init__(self, key_column: str, project_length: int) -> None:
+    def __init__(self, opening: bytes, key_column: str, project: bytes) -> None:
         super().__init__()
         name = key_column.encode()
         text = 2  # Feast's number of the type
+        self._opening = opening
         self._start = struct.pack("<III", 1, text, len(name)) + name + struct.pack("<I", text)
-        self._others = len(self._start) + 4 + project_length
+        self._others = len(self._start) + 4 + len(project)
 
     def __missing__(self, length: int) -> bytes:
-        head = b"$%d\r\n%b%b" % (self._others + length, self._start, struct.pack("<I", length))
-        self[length] = head
+        begun = self._start + struct.pack("<I", length)
+        head = self[length] = b"%b$%d\r\n%b" % (self._opening, self._others + length, begun)
         return head
+
+
+def _each(heads: _Heads, closing: bytes, keys: Sequence[str]) -> bytes:
+    """A command for each key."""
+    begun = [heads[len(key)] + key for key in map(str.encode, keys)]
+    return closing.join([*begun, b""])
 
 
 def _varint(number: int) -> bytes:
@@ -284,11 +280,14 @@ def opened(stamp: bytes) -> tuple[int, int, str]:
     return numbers[8] * 1_000_000 + numbers[16] // 1000, version, fingerprint
 
 
-def number_of(view: ViewLayout, key: str, value: bytes | None) -> float:
-    """A double as Feast stores it; NaN where there is none, or a null."""
-    if not value:
-        return np.nan
-    if len(value) != 9 or value[0] != _DOUBLE:
-        raise WireError(f"the online store holds no double in {view.name} of {key!r}: {value!r}")
-    number: float = struct.unpack_from("<d", value, 1)[0]
-    return number
+def doubles(values: Sequence[bytes | None]) -> tuple[float, ...]:
+    """Numbers as Feast stores them, NaN where there is none, or a null.
+
+    Raises:
+        WireError: one of them is something else.
+    """
+    packed = b"".join([value or _NULL for value in values])
+    if len(packed) != 9 * len(values) or packed[::9] != bytes([_DOUBLE]) * len(values):
+        wrong = next((v for v in values if v and (len(v) != 9 or v[0] != _DOUBLE)), packed)
+        raise WireError(f"the online store holds {wrong!r} for a feature, which is no double")
+    return struct.unpack("<" + "xd" * len(values), packed)

@@ -100,6 +100,18 @@ def test_newest_event_stays_whatever_comes_later(online: OnlineStore) -> None:
     assert value(online) == 10.0
 
 
+def test_of_one_batch_only_the_newest_of_a_key_is_written(online: OnlineStore) -> None:
+    batch = [
+        row("a", at_us=5, seq=1, value=1.0),
+        row("b", at_us=0, seq=2, value=2.0),
+        row("a", at_us=4, seq=3, value=3.0),
+        row("b", at_us=0, seq=5, value=5.0),
+        row("b", at_us=0, seq=4, value=4.0),
+    ]
+    assert online.write(rows(*batch)) == {VIEW: 2, "card_fraud_terminal": 1}
+    assert customers(online, "a", "b").values[:, 0].tolist() == [1.0, 5.0]
+
+
 def test_of_one_event_time_the_later_place_in_the_log_stays(online: OnlineStore) -> None:
     online.write(rows(row(seq=2**40 + 5, value=5.0)))
     online.write(rows(row(seq=2**40 + 4, value=4.0)))
@@ -234,7 +246,7 @@ def test_what_is_no_number_is_refused(online: OnlineStore, server: Redis) -> Non
     (key,) = server.keys("*customer_id*")
     names = [name for name in server.hkeys(key) if not name.startswith(b"_ts")]
     server.hset(key, mapping={f"_ts:{VIEW}": b"", names[0]: b"\x12\x03abc"})
-    with pytest.raises(WireError, match=f"no double in {VIEW} of 'a'"):
+    with pytest.raises(WireError, match=r"holds b'.x12.x03abc' for a feature, which is no double"):
         customers(online, "a")
 
 
@@ -305,6 +317,21 @@ def test_password_and_database_are_those_of_the_url(
             with pytest.raises(ServiceUnavailableError, match="says: WRONGPASS") as told:
                 customers(store, "a")
             assert "wrong@" not in str(told.value)
+
+
+def test_who_only_reads_needs_no_right_to_write(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    port = free_port()
+    with redis(port, tmp_path, "--user", "reader", "on", ">read", "~*", "+@read"):
+        monkeypatch.setattr(settings(), "redis_url", f"redis://127.0.0.1:{port}")
+        with opened(PLAN) as store:
+            store.write(rows(row()))
+        monkeypatch.setattr(settings(), "redis_url", f"redis://reader:read@127.0.0.1:{port}")
+        with opened(PLAN) as store:
+            assert value(store) == 1.0
+            with pytest.raises(ServiceUnavailableError, match="says: NOPERM"):
+                store.write(rows(row()))
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:6379", "http://host/", "redis://", "redis://h:port"])
