@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from prometheus_client import REGISTRY
 from redis import Redis
 
 from features.errors import PenstockError, ServiceUnavailableError, WireError
 from features.online import EXPIRED, HIT, MISS, OnlineStore, Vectors
-from features.plan import Plan
+from features.plan import Plan, compile_plan
 from features.settings import settings
+from features.vocabulary import Entity, Event, FeatureSet, Text, count, hours
 from features.wire import DUPLICATE, KIND_LABEL
+from tests.features.rows import batch
 from tests.features.vectors import CUSTOMER, PLAN, TERMINAL, bits, row, rows
 from tests.redis_server import free_port, redis
 
@@ -101,14 +104,14 @@ def test_newest_event_stays_whatever_comes_later(online: OnlineStore) -> None:
 
 
 def test_of_one_batch_only_the_newest_of_a_key_is_written(online: OnlineStore) -> None:
-    batch = [
+    events = [
         row("a", at_us=5, seq=1, value=1.0),
         row("b", at_us=0, seq=2, value=2.0),
         row("a", at_us=4, seq=3, value=3.0),
         row("b", at_us=0, seq=5, value=5.0),
         row("b", at_us=0, seq=4, value=4.0),
     ]
-    assert online.write(rows(*batch)) == {VIEW: 2, "card_fraud_terminal": 1}
+    assert online.write(rows(*events)) == {VIEW: 2, "card_fraud_terminal": 1}
     assert customers(online, "a", "b").values[:, 0].tolist() == [1.0, 5.0]
 
 
@@ -239,6 +242,28 @@ def test_another_definitions_vector_replaces_that_of_one_event(online: OnlineSto
         online.write(rows(row(value=3.0, at_us=1)))
         assert value(online) == 3.0
         assert customers(newer, "a").fingerprint == [PLAN.fingerprint]
+
+
+def test_wide_vectors_keep_their_order_too() -> None:
+    who = Entity("who_id")
+    calls = Event("calls.v1", id="call_id", time="at", key=who, fields={"who_id": Text()})
+    features = [count(by=who, over=hours(n)) for n in range(1, 301)]
+    plan = compile_plan(FeatureSet("calls", event=calls, features=features))
+    (stage,) = plan.stages
+
+    def call(at_us: int, seq: int) -> pa.RecordBatch:
+        vector = {name: float(at_us + n) for n, name in enumerate(stage.columns)}
+        one = {"who_id": "w", "event_time_us": at_us, "who_seq": seq, **vector}
+        return batch(plan, [one])
+
+    with opened(plan) as store:
+        assert [sum(store.write(call(at, at)).values()) for at in (7, 9, 8)] == [1, 1, 0]
+        found = store.read({"who": ["w"]})["who"]
+        assert found.values.tolist() == [[9.0 + n for n in range(300)]]
+    with opened(dataclasses.replace(plan, fingerprint="ab" * 8)) as other:
+        found = other.read({"who": ["w"]})["who"]
+        assert found.values.tolist() == [[9.0 + n for n in range(300)]]
+        assert (found.event_time_us[0], found.fingerprint[0]) == (9, plan.fingerprint)
 
 
 def test_what_is_no_number_is_refused(online: OnlineStore, server: Redis) -> None:
