@@ -65,7 +65,15 @@ MOST_CONDITIONS = 14
 """An entry of the window kernel has 16 flags, two of them its own."""
 
 
-SILENT = ("owner", "freshness_us", "fingerprint", "partitions", "description", "tags")
+SILENT = (
+    "owner",
+    "freshness_us",
+    "ttl_us",
+    "fingerprint",
+    "partitions",
+    "description",
+    "tags",
+)
 """What of a plan no value depends on: it is left out of the fingerprint."""
 
 SILENT_OF_COLUMN = ("meaning",)
@@ -171,6 +179,7 @@ class Plan:
     key_field: str
     lateness_us: int
     freshness_us: int
+    ttl_us: int
     fields: tuple[FieldPlan, ...]
     label: LabelPlan | None
     stages: tuple[StagePlan, ...]
@@ -257,6 +266,7 @@ def compile_plan(feature_set: FeatureSet) -> Plan:
         key_field=event.key.key,
         lateness_us=event.lateness_us,
         freshness_us=feature_set.freshness_us,
+        ttl_us=feature_set.ttl_us,
         fields=fields,
         label=label,
         stages=stages,

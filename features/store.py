@@ -1,8 +1,9 @@
-"""Feast objects made from the plan, and the two ways of reading features: online and point in time.
+"""Feast objects made from the plan, and features as they were known at a point in time.
 
 One entity and one feature view per stage, one feature service per feature set. The online store
-(Redis) holds each key's newest vector. The offline store (DuckDB) reads one Parquet file, made
-from the published rows whenever they have changed: Feast's Delta support contradicts our deltalake.
+(Redis) holds each key's newest vector; features/online.py reads and writes it without Feast. The
+offline store (DuckDB) reads one Parquet file, made from the published rows whenever they have
+changed: Feast's Delta support contradicts our deltalake.
 
 Columns that the event itself tells (fields, calendar) are not stored: whoever asks has the event.
 """
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import urllib.parse
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
@@ -22,30 +23,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features import lake
-from features.errors import PenstockError, ServiceUnavailableError
+from features.errors import PenstockError
 from features.plan import Plan, StagePlan
-from features.settings import settings, shown
-from features.wire import FOLDED, KIND_EVENT
+from features.redis_layout import stored_stages, view_name
+from features.resp import no_answer
+from features.settings import settings
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
 _TIME = "event_time"
 _VERSION = b"lake_version"
-
-
-def view_name(plan: Plan, stage: StagePlan) -> str:
-    """The feature view of a stage."""
-    return f"{plan.name}_{stage.name}"
-
-
-def stored_stages(plan: Plan) -> list[StagePlan]:
-    """The stages that compute something; each has a view."""
-    return [stage for stage in plan.stages if stage.columns]
 
 
 def apply(plan: Plan) -> dict[str, list[str]]:
@@ -83,8 +74,7 @@ def apply(plan: Plan) -> dict[str, list[str]]:
                 entities=[entity],
                 schema=[key, *columns],
                 source=source,
-                # A vector stays the key's newest until the next event, however long that takes.
-                ttl=timedelta(0),
+                ttl=timedelta(microseconds=plan.ttl_us),
                 owner=plan.owner,
                 tags={"fingerprint": plan.fingerprint},
             )
@@ -92,7 +82,7 @@ def apply(plan: Plan) -> dict[str, list[str]]:
     service = feast.FeatureService(
         name=plan.name, features=views, owner=plan.owner, tags={"fingerprint": plan.fingerprint}
     )
-    store = _open(plan.name)
+    store = _open(plan)
     names = {
         "entities": [entity.name for entity in entities],
         "views": [view.name for view in views],
@@ -103,73 +93,6 @@ def apply(plan: Plan) -> dict[str, list[str]]:
     with _answering():
         store.apply([*entities, *views, service], objects_to_delete=gone, partial=False)
     return names
-
-
-def write_online(plan: Plan, rows: pa.RecordBatch | pa.Table) -> dict[str, int]:
-    """Write each key's newest vector; `apply` must have run.
-
-    Args:
-        plan: the feature set.
-        rows: finished rows of `row_schema(plan)` in log order; what is no folded event is passed
-            over.
-
-    Returns:
-        Rows written by view.
-
-    Raises:
-        ServiceUnavailableError: the online store does not answer.
-    """
-    store = _open(plan.name)
-    written = {}
-    for stage in stored_stages(plan):
-        newest = newest_by_key(stage, rows)
-        if newest.num_rows == 0:
-            continue
-        with _answering():
-            store.write_to_online_store(view_name(plan, stage), df=newest.to_pandas())
-        written[view_name(plan, stage)] = newest.num_rows
-    return written
-
-
-def newest_by_key(stage: StagePlan, rows: pa.RecordBatch | pa.Table) -> pa.Table:
-    """The vector with the newest event time of each key; of equal ones the last in the log."""
-    folded = pc.and_(pc.equal(rows["kind"], KIND_EVENT), pc.equal(rows["verdict"], FOLDED))
-    table = pa.table({name: rows[name] for name in [stage.key_column, *stage.columns]})
-    time = pc.cast(rows["event_time_us"], pa.timestamp("us", tz="UTC"))
-    # Feast wants what breaks ties offline; here they are broken below.
-    for name in (_TIME, _arrived(stage)):
-        table = table.append_column(name, time)
-    table = table.filter(folded)
-    place = pa.array(range(table.num_rows), pa.int64())
-    ordered = pc.sort_indices(
-        pa.table({"time": table[_TIME], "place": place}),
-        sort_keys=[("time", "ascending"), ("place", "ascending")],
-    )
-    table = table.take(ordered).append_column("place", place)
-    last = table.group_by(stage.key_column).aggregate([("place", "max")])["place_max"]
-    return table.take(last).drop_columns("place")
-
-
-def online_features(plan: Plan, keys: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
-    """The newest vectors of some entities.
-
-    Args:
-        plan: the feature set.
-        keys: one value per stage's key column, for each wanted row.
-
-    Returns:
-        A row for each, with the keys and every stage's columns; None where a key is unknown.
-
-    Raises:
-        ServiceUnavailableError: the online store does not answer.
-    """
-    store = _open(plan.name)
-    with _answering():
-        found = store.get_online_features(
-            features=store.get_feature_service(plan.name), entity_rows=list(keys)
-        )
-    rows: list[dict[str, Any]] = found.to_arrow().to_pylist()
-    return rows
 
 
 def historical_features(plan: Plan, entities: pa.Table) -> pa.Table:
@@ -187,7 +110,7 @@ def historical_features(plan: Plan, entities: pa.Table) -> pa.Table:
         PenstockError: nothing has been published yet.
     """
     _refresh_offline(plan)
-    store = _open(plan.name)
+    store = _open(plan)
     frame = entities.to_pandas()
     with _offline_engine():
         job = store.get_historical_features(
@@ -275,8 +198,12 @@ def _without(module: str) -> Iterator[None]:
             del sys.modules[module]
 
 
+def _open(plan: Plan) -> FeatureStore:
+    return _store(plan.name, -(-plan.ttl_us // 1_000_000))
+
+
 @cache
-def _open(project: str) -> FeatureStore:
+def _store(project: str, ttl_s: int) -> FeatureStore:
     feast = _library()
     from feast.repo_config import RepoConfig
 
@@ -285,7 +212,12 @@ def _open(project: str) -> FeatureStore:
         project=project,
         provider="local",
         registry=str(folder / "registry.db"),
-        online_store={"type": "redis", "connection_string": _redis(settings().redis_url)},
+        online_store={
+            "type": "redis",
+            "connection_string": _redis(settings().redis_url),
+            # What Feast itself writes must not vanish when the vector before it would have.
+            "key_ttl_seconds": ttl_s or None,
+        },
         offline_store={"type": "duckdb"},
         entity_key_serialization_version=3,
     )
@@ -294,13 +226,15 @@ def _open(project: str) -> FeatureStore:
 
 def close() -> None:
     """Forget the open store, so that the next call reads the settings again."""
-    _open.cache_clear()
+    _store.cache_clear()
 
 
 def _redis(url: str) -> str:
     """A `redis://` URL in Feast's own form."""
     parts = urllib.parse.urlsplit(url)
     said = [f"{parts.hostname}:{parts.port or 6379}", f"db={parts.path.strip('/') or 0}"]
+    if parts.username:
+        said.append(f"username={urllib.parse.unquote(parts.username)}")
     if parts.password:
         said.append(f"password={urllib.parse.unquote(parts.password)}")
     if parts.scheme == "rediss":
@@ -337,7 +271,4 @@ def _answering() -> Iterator[None]:
     try:
         yield
     except RedisConnectionError as error:
-        raise ServiceUnavailableError(
-            f"the online store does not answer at {shown(settings().redis_url)}: {error}; "
-            "start it with `penstock up redis`"
-        ) from error
+        raise no_answer(settings().redis_url, error) from error

@@ -701,6 +701,7 @@ class FeatureSet:
         version: names its topics and state; raised when a change alters values.
         description: what it tells and whom it serves, for its page and for catalogues.
         tags: words to find it by.
+        ttl: how long (µs) after its event time a vector may be served; 0 is for ever.
         features: in the order of the model's input vector.
     """
 
@@ -713,6 +714,7 @@ class FeatureSet:
         label: Label | None = None,
         owner: str = "",
         freshness: int = seconds(1),
+        ttl: int = 0,
         version: int = 1,
         description: str = "",
         tags: Sequence[str] = (),
@@ -722,6 +724,7 @@ class FeatureSet:
         self.label = label
         self.owner = owner
         self.freshness_us = freshness
+        self.ttl_us = ttl
         self.version = version
         self.features = list(features)
         self.description = inspect.cleandoc(description)
@@ -734,3 +737,7 @@ class FeatureSet:
         for tag in self.tags:
             if not isinstance(tag, str) or not tag.strip():
                 raise wrong(self.place, f"a tag is {tag!r}", "give words")
+        if type(ttl) is not int or ttl < 0:
+            raise wrong(
+                self.place, f"ttl is {ttl!r}", "give a duration, such as days(30), or 0 for ever"
+            )

@@ -74,6 +74,19 @@ ONLINE_FRESHNESS_SECONDS = Gauge(
     ["view"],
 )
 
+# Whoever reads the online store
+ONLINE_READS = Counter(
+    "penstock_online_reads",
+    "Keys asked of the online store, by result: hit, miss, expired (older than the set's ttl).",
+    ["view", "result"],
+)
+ONLINE_READ_AGE_SECONDS = Histogram(
+    "penstock_online_read_age_seconds",
+    "Age of a read's oldest vector: from its event time to the read.",
+    ["view"],
+    buckets=(0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0, 604800.0, 2592000.0),
+)
+
 # scorer
 SCORED = Counter(
     "penstock_scored",

@@ -62,6 +62,7 @@ app.command(rich_help_panel=FEED)(services.bootstrap)
 app.command(rich_help_panel=MODEL)(train.train)
 app.command(rich_help_panel=READ)(topics.tail)
 app.command(rich_help_panel=READ)(sql.sql)
+app.add_typer(features.app, name="features", rich_help_panel=READ)
 app.add_typer(parity.app, name="parity", rich_help_panel=READ)
 
 

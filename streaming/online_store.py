@@ -1,7 +1,8 @@
 """Keeps the online store's newest vector of every entity, from the features topic.
 
 It is a consumer of its own: however slow the online store is, scores do not wait for it. Offsets
-are committed after the write, and a vector that is written again changes nothing.
+are committed after the write, and a vector that is written again changes nothing, nor does one
+that another sink has overtaken.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
-from features import store
 from features.catalog import load_plan
 from features.errors import ServiceUnavailableError, WireError
+from features.online import OnlineStore
 from features.plan import Plan
 from features.settings import settings
 from features.wire import FOLDED, KIND_EVENT, decode
@@ -28,8 +29,8 @@ log = logging.getLogger(__name__)
 
 MAX_MESSAGES = 500
 GATHER_S = 0.2
-"""Writing costs a read and a write of Redis per view and batch, and much of Feast's time besides:
-few large batches keep the promised freshness at a fraction of the cost."""
+"""A batch costs a round trip of Redis per view and a commit of offsets, and of a busy key it writes
+one vector: few large batches keep the promised freshness at a fraction of the cost."""
 
 _LONGEST_WAIT_S = 15.0
 
@@ -43,6 +44,7 @@ class OnlineStoreSink:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
+        self._store = OnlineStore(plan)
         self._consumer = Consumer(
             consumer_settings(f"penstock.{plan.name}.v{plan.version}.online-store")
         )
@@ -56,6 +58,7 @@ class OnlineStoreSink:
                 more = self._consumer.consume(MAX_MESSAGES, GATHER_S)
                 self._take([first, *more], stop)
         self._consumer.close()
+        self._store.close()
 
     def _take(self, messages: list[Message], stop: threading.Event) -> None:
         batches = []
@@ -82,7 +85,7 @@ class OnlineStoreSink:
         wait_s = 0.5
         while not stop.is_set():
             try:
-                written = store.write_online(self._plan, rows)
+                written = self._store.write(rows)
             except ServiceUnavailableError as error:
                 log.warning("%s; next try in %.1f s", error, wait_s)
                 stop.wait(wait_s)

@@ -142,6 +142,24 @@ def test_stream_equals_the_backfill(scored: dict[str, float]) -> None:
     assert (compared["rows"], compared["mismatches"]) == (len(scored), 0)
 
 
+def test_online_store_serves_what_was_scored(scored: dict[str, float]) -> None:
+    [last] = sql("select * from features order by event_time desc limit 1")
+    asked = {"customer": "c00000001", "terminal": "t00000001"}
+    deadline = time.monotonic() + 60
+    for entity, key in asked.items():
+        while True:
+            told = run_command("features", "get", entity, key, "--json")
+            found = json.loads(told.stdout or "{}")
+            if found.get("event_time") == last["event_time"]:
+                break
+            assert time.monotonic() < deadline, f"{told.stdout}{told.stderr}"
+            time.sleep(1)
+        assert found["values"] == {name: last[name] for name in found["values"]}
+        assert found["fingerprint"] == last["fingerprint"]
+    shown = penstock("features", "get", "customer", "c00000001")
+    assert f"fingerprint  {last['fingerprint']}" in shown
+
+
 def test_refused_batch_leaves_the_published_features(scored: dict[str, float]) -> None:
     good = lake.open_table("feature_backfill")
     events = lake.read("events")

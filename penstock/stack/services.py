@@ -46,7 +46,7 @@ _METRICS_PORTS = {
 SERVICE_PARTS = (
     _service("ingest", "Ingest: contract, lateness, tokens", 256, ("kafka", "registry")),
     _service("stages", "Stages: windows by entity", 448, ("kafka",)),
-    _service("online-store", "Online store sink", 384, ("kafka", "redis")),
+    _service("online-store", "Online store sink", 192, ("kafka", "redis")),
     _service("scorer", "Scorer", 448, ("kafka",), companions=("mlflow",)),
     _service("lake-sink", "Lake sink", 320, ("kafka",)),
     _service("page-recorder", "Receiver of pages", 96, page_port=9407),

@@ -145,6 +145,9 @@ def _redis_command(site: Site) -> list[str]:
         *("--bind", site.bind_host, "--port", str(site.port("redis", "client"))),
         *("--dir", str(site.data("redis")), "--daemonize", "no"),
         *("--appendonly", "yes", "--save", ""),
+        # Up to here a hash is kept as a list: a key with six features takes 350 bytes, not 850. Its
+        # longest value is a whole vector, eight bytes a column.
+        *("--hash-max-ziplist-value", "512"),
     ]
 
 

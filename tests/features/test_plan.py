@@ -225,6 +225,16 @@ WRONG = {
         "version=0",
         "from 1 on",
     ),
+    "negative time to live": (
+        'mine = FeatureSet("m", event=payments, features=[payments.amount], ttl=days(-1))',
+        "ttl=",
+        "0 for ever",
+    ),
+    "time to live that is no duration": (
+        'mine = FeatureSet("m", event=payments, features=[payments.amount], ttl="30d")',
+        "ttl=",
+        "such as days(30)",
+    ),
     "unknown currency": (
         """
         bad = Event("b", id="i", time="t", key=customer, fields={
@@ -266,9 +276,10 @@ def test_fingerprint_changes_exactly_when_a_value_could(tmp_path: Path) -> None:
     ])
     """
     first = compile_plan(define(tmp_path, body.format(about="owner='a'", over=1)))
-    about = "owner='b', freshness=minutes(1), description='So.', tags=('x', 'y')"
+    about = "owner='b', freshness=minutes(1), ttl=hours(2), description='So.', tags=('x', 'y')"
     renamed = compile_plan(define(tmp_path, body.format(about=about, over=1)))
     longer = compile_plan(define(tmp_path, body.format(about="owner='a'", over=2)))
+    assert (first.ttl_us, renamed.ttl_us) == (0, 7_200_000_000)
     assert first.fingerprint == renamed.fingerprint != longer.fingerprint
     assert (renamed.description, renamed.tags) == ("So.", ("x", "y"))
     assert dataclasses.replace(first, partitions=9).fingerprint == first.fingerprint

@@ -1,5 +1,7 @@
-"""The Feast objects of a plan, on a real Redis and a real offline store."""
+"""The Feast objects of a plan, in a real registry, and a real offline store."""
 
+import dataclasses
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,16 +9,18 @@ import pyarrow.compute as pc
 import pytest
 from deltalake import write_deltalake
 from pyspark.sql import SparkSession
+from redis import Redis
 
 from features import lake, store
 from features.backfill import backfill, publish
 from features.catalog import load_plan
 from features.errors import PenstockError, ServiceUnavailableError
-from features.fold import Fold
+from features.online import OnlineStore
+from features.redis_layout import view_name
 from features.settings import settings
 from tests.conftest import SessionStack
+from tests.features import vectors
 from tests.features.chain import DAY_US, START_US, payments, stream
-from tests.features.rows import batch
 
 pytestmark = pytest.mark.slow
 PLAN = load_plan("card_fraud")
@@ -30,60 +34,20 @@ def applied(stack: SessionStack, own_lake: Path) -> dict:
     return store.apply(PLAN)
 
 
-def finished(payments_: list[tuple[str, str, int, int]]) -> pa.RecordBatch:
-    """Rows of the features topic of (customer, terminal, amount, minute)."""
-    rows = [
-        {
-            "event_id": f"e{i}",
-            "event_time_us": START_US + minute * 60_000_000,
-            "customer_id": customer,
-            "terminal_id": terminal,
-            "amount": amount,
-            "position_seq": i << 20,
-        }
-        for i, (customer, terminal, amount, minute) in enumerate(payments_)
-    ]
-    return Fold(PLAN, 1).fold(Fold(PLAN, 0).fold(batch(PLAN, rows), 0, 0), 0, 0)
-
-
 def test_plan_becomes_entities_views_and_one_service(applied: dict) -> None:
     assert applied == {
         "entities": ["customer", "terminal"],
         "views": ["card_fraud_customer", "card_fraud_terminal"],
         "services": ["card_fraud"],
     }
-    registered = store._open(PLAN.name)
+    registered = store._open(PLAN)
     views = {v.name: v for v in registered.list_feature_views()}
     assert set(views) == set(applied["views"])
     for stage in PLAN.stages:
-        view = views[store.view_name(PLAN, stage)]
+        view = views[view_name(PLAN, stage)]
         assert [f.name for f in view.features] == list(stage.columns)
         assert view.tags == {"fingerprint": PLAN.fingerprint}
     assert store.apply(PLAN) == applied
-
-
-def test_online_store_holds_the_newest_vector_of_each_key(applied: dict) -> None:
-    rows = finished([("a", "x", 100, 5), ("a", "y", 300, 9), ("b", "x", 50, 7), ("a", "x", 7, 8)])
-    assert store.write_online(PLAN, rows) == {
-        "card_fraud_customer": 2,
-        "card_fraud_terminal": 2,
-    }
-    found = store.online_features(
-        PLAN,
-        [
-            {"customer_id": "a", "terminal_id": "x"},
-            {"customer_id": "b", "terminal_id": "y"},
-            {"customer_id": "nobody", "terminal_id": "x"},
-        ],
-    )
-    # The last row of "a" came out of order: the one of minute 9 is newer.
-    assert [row["customer_count_1d"] for row in found] == [2.0, 1.0, None]
-    assert [row["customer_amount_mean_1d"] for row in found] == [200.0, 50.0, None]
-    store.write_online(PLAN, finished([("a", "x", 1, 4)]))
-    assert store.online_features(PLAN, [{"customer_id": "a", "terminal_id": "x"}])[0] == found[0]
-    store.write_online(PLAN, finished([("a", "x", 40, 10)]))
-    newer = store.online_features(PLAN, [{"customer_id": "a", "terminal_id": "x"}])[0]
-    assert newer["customer_amount_mean_1d"] == 40.0
 
 
 def test_historical_features_are_those_known_at_each_time(
@@ -148,13 +112,36 @@ def test_offline_store_follows_what_is_published(applied: dict, spark: SparkSess
     assert after == [before[0] + 1000.0]
 
 
-def test_absent_online_store_is_named(
-    applied: dict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_vector_older_than_ttl_is_not_historical_either(applied: dict) -> None:
+    newest_us = pc.max(lake.read("feature_backfill")["event_time"]).cast(pa.int64()).as_py()
+    wanted = pa.table(
+        {
+            "event_time": pa.array([newest_us + DAY_US], pa.timestamp("us", tz="UTC")),
+            "customer_id": ["c1"],
+            "terminal_id": ["m1"],
+        }
+    )
+    assert store.historical_features(PLAN, wanted)["customer_count_30d"].null_count == 0
+    plan = dataclasses.replace(PLAN, ttl_us=DAY_US // 24)
+    store.apply(plan)
+    assert store.historical_features(plan, wanted)["customer_count_30d"].null_count == 1
+    store.apply(PLAN)
+
+
+def test_vectors_lie_compactly_in_the_stacks_redis(applied: dict) -> None:
+    with closing(OnlineStore(PLAN)) as online, Redis.from_url(settings().redis_url) as client:
+        online.write(vectors.rows(vectors.row("compact")))
+        (key,) = client.keys("*compact*")
+        assert client.object("encoding", key) in (b"ziplist", b"listpack")
+        assert client.memory_usage(key) < 450
+
+
+def test_absent_online_store_is_named(applied: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings(), "redis_url", "redis://127.0.0.1:1/0")
     store.close()
-    rows = finished([("a", "x", 100, 5)])
+    # Only what is gone from the definition is removed from Redis.
+    fewer = dataclasses.replace(PLAN, stages=(CUSTOMER,))
     with pytest.raises(ServiceUnavailableError, match=r"127\.0\.0\.1:1.*penstock up redis"):
-        store.write_online(PLAN, rows)
+        store.apply(fewer)
     monkeypatch.undo()
     store.close()

