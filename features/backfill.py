@@ -127,7 +127,7 @@ def _run(
     for stage in plan.stages:
         if labels is not None and plan.label is not None and stage.index == plan.label.stage:
             rows = rows.unionByName(labels, allowMissingColumns=True)
-        rows = _stage(rows, plan, stage)
+        rows = fold_stage(rows, plan, stage)
     is_event = sf.col("kind") == KIND_EVENT
     is_duplicate = is_event & (sf.col("verdict") != FOLDED)
     logged = is_event & (sf.col("origin_partition") != lake.HISTORY_PARTITION)
@@ -226,7 +226,7 @@ def _labels(
     )
 
 
-def _stage(rows: DataFrame, plan: Plan, stage: StagePlan) -> DataFrame:
+def fold_stage(rows: DataFrame, plan: Plan, stage: StagePlan) -> DataFrame:
     """Fold one stage: its key's rows together, in the order of the stage's log."""
     made = [st.StructField(name, st.DoubleType()) for name in _columns_made_by(plan, stage)]
     schema = st.StructType([*rows.schema.fields, *made])

@@ -1,12 +1,13 @@
 """`penstock parity prove`: random feature sets over random logs, computed in every way there is.
 
 A case is drawn from its number alone: a feature set of a few windows and a log of events, repeats,
-late events and labels. Three executors compute every feature of it:
+late events and labels. Four executors compute every feature of it:
 
 - the plain reference (`features/reference.py`), which shares no code with the others;
 - the kernel: every stage folds its whole log in one batch;
 - the stream: envelopes of random sizes through the wire's codec, some of them delivered again, with
-  a snapshot taken and restored on the way.
+  a snapshot taken and restored on the way;
+- Spark, for a sample of the cases: the backfill's own stages.
 
 All must agree bit for bit. A case that does not is shrunk to the fewest log entries that still
 disagree.
@@ -15,13 +16,14 @@ disagree.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import random
 import statistics
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -57,6 +59,9 @@ from features.vocabulary import (
     velocity_ratio,
 )
 from features.wire import DUPLICATE, FOLDED, KIND_EVENT, KIND_LABEL, decode, encode, row_schema
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 Row = dict[str, Any]
 
@@ -404,15 +409,30 @@ def _parts(chance: random.Random, rows: list[Row]) -> list[list[Row]]:
     return [rows[begin : begin + length] for begin, length in _cuts(chance, len(rows))]
 
 
-EXECUTORS: dict[str, Callable[[Plan, list[Row]], list[Row]]] = {
-    "kernel": by_kernel,
-    "stream": by_stream,
-}
+def by_spark(plan: Plan, rows: list[Row], spark: SparkSession) -> list[Row]:
+    """The backfill's stages over a table of the rows, in the order of their log."""
+    from features.backfill import fold_stage
+
+    columns = [
+        *("kind", "verdict", "origin_partition", "origin_offset", "event_id", "event_time_us"),
+        *(field.name for field in plan.fields),
+        *([plan.label.field] if plan.label else []),
+    ]
+    table = pa.Table.from_batches([_batch(plan, rows)]).select(columns)
+    for name in ("arrival_us", *(stage.seq_column for stage in plan.stages)):
+        table = table.append_column(name, table["origin_offset"])
+    frame = spark.createDataFrame(table)
+    for stage in plan.stages:
+        frame = fold_stage(frame, plan, stage)
+    return frame.toArrow().sort_by("origin_offset").to_pylist()
 
 
-def compare(
-    case: Case, executors: dict[str, Callable[[Plan, list[Row]], list[Row]]] | None = None
-) -> Mismatch | None:
+Executor = Callable[[Plan, list[Row]], list[Row]]
+EXECUTORS: dict[str, Executor] = {"kernel": by_kernel, "stream": by_stream}
+"""What every case is computed with; Spark takes seconds for one, and gets a sample of them."""
+
+
+def compare(case: Case, executors: dict[str, Executor] | None = None) -> Mismatch | None:
     """The first value on which an executor differs from the reference, or None."""
     expected = by_reference(case.plan, case.rows)
     for name, run in (executors or EXECUTORS).items():
@@ -438,6 +458,8 @@ def _same(a: float | None, b: float | None) -> bool:
 def shrink(mismatch: Mismatch) -> Mismatch:
     """The same disagreement with as few rows as can be."""
     case = draw(mismatch.case)
+    if mismatch.executor not in EXECUTORS:
+        return mismatch
     executor = {mismatch.executor: EXECUTORS[mismatch.executor]}
     smallest, size = mismatch, len(mismatch.rows) // 2
     while size:
@@ -467,9 +489,15 @@ def snippet(mismatch: Mismatch) -> str:
 
 
 def prove(
-    cases: int, first: int = 0, say: Callable[[int], None] = lambda _: None
+    cases: int,
+    first: int = 0,
+    say: Callable[[int], None] = lambda _: None,
+    spark: SparkSession | None = None,
+    spark_cases: int = 0,
 ) -> dict[str, Any]:
     """Compare cases `first` to `first + cases`; stops at the first disagreement.
+
+    With a Spark session, `spark_cases` of them, spread evenly, are computed there too.
 
     Returns:
         `cases`, `events` and `features` (medians), `values` compared, `executors`, `coverage` (in
@@ -482,15 +510,21 @@ def prove(
     columns: list[int] = []
     values = 0
     bad: Mismatch | None = None
+    in_spark: set[int] = set()
+    if spark is not None:
+        in_spark = {first + n * cases // spark_cases for n in range(spark_cases)}
     for number in range(first, first + cases):
         case = draw(number)
-        bad = compare(case)
+        executors = dict(EXECUTORS)
+        if number in in_spark and spark is not None:
+            executors["spark"] = functools.partial(by_spark, spark=spark)
+        bad = compare(case, executors)
         coverage.update(condition for condition, times in case.met.items() if times)
         windows = [window for stage in case.plan.stages for window in stage.windows]
         used.update({window.aggregation for window in windows})
         events.append(sum(row["kind"] == KIND_EVENT for row in case.rows))
         columns.append(len(windows))
-        values += events[-1] * columns[-1] * len(EXECUTORS)
+        values += events[-1] * columns[-1] * len(executors)
         say(number - first + 1)
         if bad is not None:
             break
@@ -499,7 +533,8 @@ def prove(
         "events": statistics.median(events),
         "features": statistics.median(columns),
         "values": values,
-        "executors": ["reference", *EXECUTORS],
+        "executors": ["reference", *EXECUTORS, *(["spark"] if in_spark else [])],
+        "spark_cases": len(in_spark),
         "coverage": dict(coverage),
         "aggregations": dict(used),
         "mismatches": int(bad is not None),

@@ -56,6 +56,7 @@ def measure(
 def prove(
     cases: Annotated[int, typer.Option(min=1, help="How many random cases.")] = 500,
     first: Annotated[int, typer.Option(min=0, help="The number of the first case.")] = 0,
+    spark: Annotated[int, typer.Option(min=0, help="How many of them run in Spark too.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Compute random feature sets over random logs in every way; exit code 1 on a mismatch.
@@ -67,13 +68,24 @@ def prove(
     console = Console(stderr=True)
     with Progress(console=console) as progress:
         task = progress.add_task("cases", total=cases)
-        result = run(cases, first, lambda done: progress.update(task, completed=done))
+
+        def show(done: int) -> None:
+            progress.update(task, completed=done)
+
+        if spark:
+            from features.spark import session
+
+            with session("penstock parity prove") as own:
+                result = run(cases, first, show, own, min(spark, cases))
+        else:
+            result = run(cases, first, show)
     if as_json:
         print(json.dumps(result, indent=2))
     else:
         print(
             f"{result['cases']} cases of {result['events']:g} events and {result['features']:g} "
-            f"features (medians), {result['values']:,} values compared: "
+            f"features (medians), {result['spark_cases']} of them in Spark too, "
+            f"{result['values']:,} values compared: "
             f"{result['mismatches']} mismatches"
         )
         table = Table("condition", "cases that met it")

@@ -33,8 +33,8 @@ from penstock.generator.live import LiveReport, LiveRun
 from penstock.generator.payments import PaymentWorld
 from penstock.stack.stack import Stack
 
-HISTORY_DAYS = 70
-"""37 days fill the longest window, 30 are learned from and 3 judge."""
+HISTORY_DAYS = 100
+"""67 days fill the longest window, 30 are learned from and 3 judge."""
 
 SCALE = 28_800
 """Seconds of event time a real second: three seconds are a day."""

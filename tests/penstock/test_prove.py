@@ -5,7 +5,9 @@ import pytest
 from features.aggregations import aggregations
 from features.aggregations.base import Floats
 from features.aggregations.count import Count
+from features.spark import session
 from penstock import prove
+from tests.conftest import SessionStack
 
 CASES = 25
 
@@ -21,6 +23,15 @@ def test_every_way_of_computing_a_feature_agrees() -> None:
     assert all(result["aggregations"].values()), result["aggregations"]
 
 
+@pytest.mark.slow
+def test_spark_agrees_on_a_sample(stack: SessionStack) -> None:
+    with session("test prove") as spark:
+        result = prove.prove(6, first=40, spark=spark, spark_cases=3)
+    assert result["counterexample"] is None
+    assert result["spark_cases"] == 3
+    assert result["executors"] == ["reference", "kernel", "stream", "spark"]
+
+
 def test_a_case_is_the_same_whenever_it_is_drawn() -> None:
     assert prove.draw(7) == prove.draw(7)
     assert prove.draw(7).rows != prove.draw(8).rows
@@ -31,8 +42,8 @@ def test_wrong_number_is_found_shrunk_and_shown(
 ) -> None:
     right = Count.result
 
-    def wrong(self, primitives, times_us, over_us) -> Floats:  # type: ignore[no-untyped-def]
-        return right(self, primitives, times_us, over_us) + (primitives[0] == 3)
+    def wrong(self, primitives, times_us, terms) -> Floats:  # type: ignore[no-untyped-def]
+        return right(self, primitives, times_us, terms) + (primitives[0] == 3)
 
     monkeypatch.setattr(Count, "result", wrong)
     result = prove.prove(CASES)
