@@ -51,8 +51,9 @@ BY_HAND = {
     "first": Example(4.0),
     "last": Example(6.0),
     "last_k": Example([6.0, 10.0, -2.0], {"k": 3}, empty=[0.0, 0.0, 0.0]),
-    "distinct": Example(3.0, {"cap": 5}, of="colour"),
-    "top_k": Example([2.0, 1.0], {"k": 2}, of="colour", empty=[0.0, 0.0]),
+    # Past its cap, where it estimates.
+    "distinct": Example(3.0, {"cap": 2}, of="colour"),
+    "top_k": Example([2.0, 1.0, 3.0, 0.0], {"k": 4}, of="colour", empty=[0.0] * 4),
     "percentile": Example(6.0, {"p": 75}),  # the 3rd smallest of −2, 4, 6, 10
     "histogram": Example([1.0, 2.0, 1.0], {"edges": [0, 10]}, empty=[0.0, 0.0, 0.0]),
     "entropy": Example(1.0397207708399179, of="colour"),  # 1.5 ln 2: ¼, ½, ¼
