@@ -41,7 +41,8 @@ def test_produced_lines_are_tailed_as_they_were_sent(plan: Plan, tmp_path: Path)
     file.write_text("\n".join(lines) + "\n\n")
     topic = f"{plan.name}.own.v1"  # of one partition, so that lines keep their order
     admin = AdminClient({"bootstrap.servers": settings().kafka_bootstrap})
-    admin.create_topics([NewTopic(topic, 1, 1)])[topic].result(10)
+    # The broker answers once every node has heard of it.
+    admin.create_topics([NewTopic(topic, 1, 1)], operation_timeout=10)[topic].result(15)
     said = json.loads(run("produce", str(file), "--topic", topic, "--json")[0])
     assert said == {"topic": topic, "acknowledged": 51}
     tail = ("tail", topic, "--from-beginning")
