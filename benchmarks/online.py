@@ -85,7 +85,7 @@ def finished_rows(plan: Plan) -> pa.RecordBatch:
         "terminal_id": [f"terminal-{n}" for n in range(ENTITIES)],
     }
     for stage in plan.stages:
-        columns |= {name: rng.normal(size=ENTITIES) for name in stage.columns}
+        columns |= {name: rng.normal(size=ENTITIES) for name in stage.outputs}
     arrays = [
         pa.array(columns[field.name], field.type)
         if field.name in columns
@@ -101,7 +101,7 @@ def drawn(
     """Keys by key column for each read of a run, and the features they have."""
     places = np.random.default_rng(2).integers(0, ENTITIES, (READS[rows], rows))
     keys = {s.key_column: np.array(written[s.key_column].to_pylist()) for s in stages}
-    columns = [written[name].to_numpy() for stage in stages for name in stage.columns]
+    columns = [written[name].to_numpy() for stage in stages for name in stage.outputs]
     return (
         [{name: all_of[at].tolist() for name, all_of in keys.items()} for at in places],
         [np.column_stack([column[at] for column in columns]) for at in places],
@@ -144,7 +144,7 @@ def write_by_feast(plan: Plan, written: pa.RecordBatch) -> None:
     """The same features once more, through the SDK: nothing of ours is left beside them."""
     moment = pd.Timestamp.now(tz="UTC")
     for stage in plan.stages:
-        frame = written.select([stage.key_column, *stage.columns]).to_pandas()
+        frame = written.select([stage.key_column, *stage.outputs]).to_pandas()
         frame["event_time"] = frame[f"{stage.name}_arrived"] = moment
         store._open(plan).write_to_online_store(view_name(plan, stage), df=frame)
 
@@ -160,8 +160,8 @@ def measure(
     """Compare, time and print the reads of some entities."""
     feast = store._open(plan)
     plain, ready = services(feast, plan, stages)
-    names = [name for stage in stages for name in stage.columns]
-    refs = [f"{view_name(plan, stage)}:{name}" for stage in stages for name in stage.columns]
+    names = [name for stage in stages for name in stage.outputs]
+    refs = [f"{view_name(plan, stage)}:{name}" for stage in stages for name in stage.outputs]
     asked, expected = drawn(stages, written, rows)
     ways: dict[str, Callable[[], list[Any]]] = {
         "service": partial(feast_values, feast, plain, asked),

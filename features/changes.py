@@ -21,7 +21,7 @@ _SINGULAR = {"columns": "column", "fields": "field", "stages": "stage", "windows
 _FOLLOWS = {
     "stages": {
         *("index", "topic", "windows", "retention_us", "uses_label"),
-        *("values", "conditions", "where"),
+        *("outputs", "conditions", "where"),
     },
     "label": {"stage", "keys"},
 }

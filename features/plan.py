@@ -139,13 +139,14 @@ class StagePlan:
     key_column: str
     topic: str
     windows: tuple[WindowPlan, ...]
+    outputs: tuple[str, ...]  # its columns that are features; others only feed expressions
     conditions: tuple[tuple[Comparison, ...], ...]
     uses_label: bool
     retention_us: int  # the farthest any window looks back
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns this stage computes."""
+        """The columns this stage computes, those that only expressions read included."""
         return tuple(column for window in self.windows for column in window.columns)
 
     @property
@@ -484,6 +485,12 @@ def _stage(
         key_column=key_column,
         topic=f"penstock.{feature_set.name}.{name}.v{feature_set.version}",
         windows=tuple(own),
+        outputs=tuple(
+            name
+            for feature in feature_set.features
+            if isinstance(feature, Window) and feature.entity.key == key_column
+            for name in feature.columns
+        ),
         conditions=tuple(condition.comparisons for condition in conditions),
         uses_label=any(aggregations()[w.aggregation].takes == "label" for w in own),
         # Edges are rounded up, so a coarse window reaches no farther back.

@@ -107,7 +107,7 @@ def view_name(plan: Plan, stage: StagePlan) -> str:
 
 def stored_stages(plan: Plan) -> list[StagePlan]:
     """The stages that compute something; each has a view."""
-    return [stage for stage in plan.stages if stage.columns]
+    return [stage for stage in plan.stages if stage.outputs]
 
 
 class ViewLayout:
@@ -118,10 +118,10 @@ class ViewLayout:
 
     def __init__(self, plan: Plan, stage: StagePlan) -> None:
         self.name = view_name(plan, stage)
-        self.columns = stage.columns
+        self.columns = stage.outputs
         self.version, self.fingerprint = plan.version, plan.fingerprint
         self._ttl_ms = -(-plan.ttl_us // 1000)
-        width = len(stage.columns)
+        width = len(stage.outputs)
         definition = bytes.fromhex(plan.fingerprint) + struct.pack(">I", plan.version)
         self.own = bytes([_OWN]) + _varint(len(definition) + 16 + 8 * width) + definition
         self.stamp = np.dtype(
@@ -137,7 +137,7 @@ class ViewLayout:
         self._time_field = f"_ts:{self.name}".encode()
         self._fields = [
             struct.pack("<I", mmh3.hash(f"{self.name}:{column}", signed=False))
-            for column in stage.columns
+            for column in stage.outputs
         ]
         self._project = plan.name.encode()
         self._key_column, self._seq_column = stage.key_column, stage.seq_column

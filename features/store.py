@@ -64,7 +64,7 @@ def apply(plan: Plan) -> dict[str, list[str]]:
         )
         columns = [
             feast.Field(name=name, dtype=feast.types.Float64, description=_meaning(plan, name))
-            for name in stage.columns
+            for name in stage.outputs
         ]
         key = feast.Field(name=stage.key_column, dtype=feast.types.String)
         entities.append(entity)
@@ -119,7 +119,7 @@ def historical_features(plan: Plan, entities: pa.Table) -> pa.Table:
         )
         found = job.to_arrow()
     names = [_TIME if name == "event_timestamp" else name for name in found.schema.names]
-    stages = [name for stage in stored_stages(plan) for name in stage.columns]
+    stages = [name for stage in stored_stages(plan) for name in stage.outputs]
     renamed: pa.Table = found.rename_columns(names)
     return renamed.select([*entities.schema.names, *stages])
 
@@ -135,7 +135,7 @@ def _refresh_offline(plan: Plan) -> None:
     version = f"{plan.fingerprint}.{published.version()}".encode()
     if file.exists() and (pq.read_schema(file).metadata or {}).get(_VERSION) == version:
         return
-    columns = [name for stage in stored_stages(plan) for name in stage.columns]
+    columns = [name for stage in stored_stages(plan) for name in stage.outputs]
     keys = [stage.key_column for stage in stored_stages(plan)]
     # Of vectors with one event time the one that came last in the stage's log is the newest.
     arrived = [

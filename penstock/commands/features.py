@@ -76,7 +76,7 @@ def get(
 
 
 def _stage(plan: Plan, entity: str) -> StagePlan:
-    stored = {stage.name: stage for stage in plan.stages if stage.columns}
+    stored = {stage.name: stage for stage in plan.stages if stage.outputs}
     if entity not in stored:
         raise typer.BadParameter(
             f"{plan.name} has no features of {entity!r}; {did_you_mean(entity, list(stored))}"

@@ -83,5 +83,5 @@ def test_stream_equals_the_backfill_and_keeps_what_was_declared(
 
 def test_every_window_varies(sent: list[dict[str, Any]]) -> None:
     features = lake.read("features")
-    windows = [name for stage in load_plan("sensors").stages for name in stage.columns]
+    windows = [name for stage in load_plan("sensors").stages for name in stage.outputs]
     assert [name for name in windows if len(features[name].unique()) < 2] == []

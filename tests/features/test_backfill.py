@@ -79,7 +79,7 @@ def test_history_equals_the_reference(report: dict) -> None:
                 expected[fact.event_id] |= columns
     computed = lake.read("feature_candidate")
     got = computed.filter(pc.equal(computed["origin_partition"], lake.HISTORY_PARTITION))
-    windows = [name for stage in PLAN.stages for name in stage.columns]
+    windows = [name for stage in PLAN.stages for name in stage.outputs]
     assert {row["event_id"]: {n: row[n] for n in windows} for row in got.to_pylist()} == expected
 
 

@@ -77,12 +77,12 @@ def value(store: OnlineStore, key: str = "a") -> float:
 def test_a_vector_comes_back_with_its_time_age_and_definition(online: OnlineStore) -> None:
     now_us = time.time_ns() // 1000
     one = row("a", event_time_us=now_us - 5_000_000) | {
-        column: float(i) for i, column in enumerate([*CUSTOMER.columns, *TERMINAL.columns])
+        column: float(i) for i, column in enumerate([*CUSTOMER.outputs, *TERMINAL.outputs])
     }
     assert online.write(rows(one)) == {VIEW: 1, "card_fraud_terminal": 1}
     found = online.read({"customer": ["a", "b", "a"], "terminal": ["x"]})
     customer, terminal = found["customer"], found["terminal"]
-    assert customer.columns == CUSTOMER.columns
+    assert customer.columns == CUSTOMER.outputs
     assert customer.result.tolist() == [HIT, MISS, HIT]
     assert customer.values[[0, 2]].tolist() == [[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]] * 2
     assert np.isnan(customer.values[1]).all()
@@ -252,7 +252,7 @@ def test_wide_vectors_keep_their_order_too() -> None:
     (stage,) = plan.stages
 
     def call(at_us: int, seq: int) -> pa.RecordBatch:
-        vector = {name: float(at_us + n) for n, name in enumerate(stage.columns)}
+        vector = {name: float(at_us + n) for n, name in enumerate(stage.outputs)}
         one = {"who_id": "w", "event_time_us": at_us, "who_seq": seq, **vector}
         return batch(plan, [one])
 

@@ -54,9 +54,9 @@ def feast_reads(asked: list[dict[str, str]], plan: Plan = PLAN) -> dict[str, lis
 
 
 def feast_writes(plan: Plan, customer: str, at_us: int, values: list[float | None]) -> None:
-    columns = {name: [value] for name, value in zip(CUSTOMER.columns, values, strict=True)}
+    columns = {name: [value] for name, value in zip(CUSTOMER.outputs, values, strict=True)}
     frame = pd.DataFrame({"customer_id": [customer], **columns}).astype(
-        dict.fromkeys(CUSTOMER.columns, float)
+        dict.fromkeys(CUSTOMER.outputs, float)
     )
     moment = pd.Timestamp(at_us, unit="us", tz="UTC")
     frame["event_time"] = frame["customer_arrived"] = moment
@@ -68,7 +68,7 @@ def test_feast_reads_what_we_write_bit_for_bit(online: OnlineStore) -> None:
         row(key, at_us=1_234_567 * i, value=number, terminal_id=f"{key}'s shop")
         for i, (key, number) in enumerate(zip(KEYS, NUMBERS, strict=False))
     ]
-    numbers = dict(zip(CUSTOMER.columns + TERMINAL.columns, range(12), strict=True))
+    numbers = dict(zip(CUSTOMER.outputs + TERMINAL.outputs, range(12), strict=True))
     events.append(row("several", **numbers))
     online.write(rows(*events))
     asked = [{name: event[name] for name in ("customer_id", "terminal_id")} for event in events]
@@ -82,7 +82,7 @@ def test_feast_reads_what_we_write_bit_for_bit(online: OnlineStore) -> None:
     for stage in PLAN.stages:
         found = ours[stage.name]
         assert found.result.tolist() == [HIT] * len(asked) + [MISS]
-        for index, column in enumerate(stage.columns):
+        for index, column in enumerate(stage.outputs):
             assert theirs[column][-1] is None
             assert bits(theirs[column][:-1]) == bits(found.values[:-1, index])
             # The SDK tells whole seconds.
@@ -129,12 +129,12 @@ def test_newest_stays_whoever_writes(online: OnlineStore) -> None:
     assert now() == (1.0, PLAN.fingerprint)
     feast_writes(PLAN, "a", START_US + 2_000_001, [3.0] * 6)
     assert now() == (3.0, "")
-    assert feast_reads([{"customer_id": "a", "terminal_id": "x"}])[CUSTOMER.columns[0]] == [3.0]
+    assert feast_reads([{"customer_id": "a", "terminal_id": "x"}])[CUSTOMER.outputs[0]] == [3.0]
     online.write(rows(row(at_us=2_000_000, seq=99, value=4.0)))
     assert now() == (3.0, "")
     online.write(rows(row(at_us=2_000_001, value=5.0)))
     assert now() == (5.0, PLAN.fingerprint)
-    assert feast_reads([{"customer_id": "a", "terminal_id": "x"}])[CUSTOMER.columns[0]] == [5.0]
+    assert feast_reads([{"customer_id": "a", "terminal_id": "x"}])[CUSTOMER.outputs[0]] == [5.0]
 
 
 def test_ttl_is_told_to_feast_and_ends_its_vectors_too(online: OnlineStore, server: Redis) -> None:
@@ -147,7 +147,7 @@ def test_ttl_is_told_to_feast_and_ends_its_vectors_too(online: OnlineStore, serv
         with closing(OnlineStore(plan)) as aging:
             aging.write(rows(row("new", event_time_us=now_us - HOUR_US // 2), row("old")))
         asked = [{"customer_id": key, "terminal_id": "x"} for key in ("new", "old")]
-        assert feast_reads(asked, plan)[CUSTOMER.columns[0]] == [1.0, None]
+        assert feast_reads(asked, plan)[CUSTOMER.outputs[0]] == [1.0, None]
         (key,) = server.keys("*new*")
         assert server.ttl(key) < 1801
         # What Feast writes over it lives its own hour.

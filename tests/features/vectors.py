@@ -22,7 +22,7 @@ def row(customer: str = "a", at_us: int = 0, seq: int = 0, value: float = 1.0, *
         "terminal_id": "x",
         "customer_seq": seq,
         "terminal_seq": seq,
-        **dict.fromkeys([*CUSTOMER.columns, *TERMINAL.columns], value),
+        **dict.fromkeys([*CUSTOMER.outputs, *TERMINAL.outputs], value),
     } | more
 
 

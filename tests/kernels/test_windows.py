@@ -63,6 +63,7 @@ def stage(uses_label: bool, conditions: bool) -> StagePlan:
         key_column="k",
         topic="t",
         windows=tuple(windows),
+        outputs=(),
         conditions=((),) if conditions else (),
         uses_label=uses_label,
         retention_us=30,

@@ -36,7 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(settings(), "redis_url", f"redis://127.0.0.1:{port}/0")
         patch.setenv("PENSTOCK_TOKEN_KEY", TOKEN_KEY)
         with closing(OnlineStore(PLAN)) as online:
-            numbers = {name: 0.1 + n for n, name in enumerate(CUSTOMER.columns)}
+            numbers = {name: 0.1 + n for n, name in enumerate(CUSTOMER.outputs)}
             online.write(
                 rows(row(TOKEN, event_time_us=NOW_US - 26 * HOUR_US, terminal_id="é-9", **numbers))
             )
@@ -74,7 +74,7 @@ def test_json_holds_the_same() -> None:
         "result": "hit",
         "version": 1,
         "fingerprint": PLAN.fingerprint,
-        "values": {name: 0.1 + n for n, name in enumerate(CUSTOMER.columns)},
+        "values": {name: 0.1 + n for n, name in enumerate(CUSTOMER.outputs)},
     }
 
 
