@@ -226,7 +226,7 @@ def test_older_event_that_comes_after_expiry_is_dropped_too(server: Redis) -> No
 
 
 def test_another_definitions_vector_replaces_that_of_one_event(online: OnlineStore) -> None:
-    stage = dataclasses.replace(CUSTOMER, windows=CUSTOMER.windows[1:])
+    stage = dataclasses.replace(CUSTOMER, outputs=CUSTOMER.outputs[1:])
     changed = dataclasses.replace(PLAN, version=2, fingerprint="ab" * 8, stages=(stage, TERMINAL))
     online.write(rows(row(value=1.0, seq=9)))
     with opened(changed) as newer:

@@ -133,7 +133,7 @@ def test_vectors_lie_compactly_in_the_stacks_redis(applied: dict) -> None:
         online.write(vectors.rows(vectors.row("compact")))
         (key,) = client.keys("*compact*")
         assert client.object("encoding", key) in (b"ziplist", b"listpack")
-        assert client.memory_usage(key) < 150 + 45 * len(plan.stages[0].outputs)
+        assert client.memory_usage(key) < 150 + 45 * len(PLAN.stages[0].outputs)
 
 
 def test_absent_online_store_is_named(applied: dict, monkeypatch: pytest.MonkeyPatch) -> None:

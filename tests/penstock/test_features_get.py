@@ -63,7 +63,8 @@ def test_hit_shows_columns_with_units_time_age_and_definition() -> None:
     assert "1 day, 2:0" in age
 
 
-def test_json_holds_the_same() -> None:
+def test_json_holds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    follow(monkeypatch, PLAN)
     said = json.loads(get("customer", "c-1", "--json").stdout)
     assert said.pop("age_s") == pytest.approx(26 * 3600, abs=600)
     assert said.pop("event_time").endswith("Z")
@@ -117,7 +118,7 @@ def test_wrong_entity_is_refused_with_a_suggestion(monkeypatch: pytest.MonkeyPat
     assert said.exit_code == 2
     assert "did you mean 'customer'?" in " ".join(said.stderr.replace("│", " ").split())
     # A stage that computes nothing stores nothing.
-    bare = dataclasses.replace(CUSTOMER, windows=())
+    bare = dataclasses.replace(CUSTOMER, outputs=())
     follow(monkeypatch, dataclasses.replace(PLAN, stages=(bare, TERMINAL)))
     said = get("customer", "c-1")
     assert said.exit_code == 2
