@@ -20,12 +20,14 @@ import functools
 import random
 import statistics
 import struct
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from features import reference
 from features.aggregations import aggregations
@@ -421,10 +423,15 @@ def by_spark(plan: Plan, rows: list[Row], spark: SparkSession) -> list[Row]:
     table = pa.Table.from_batches([_batch(plan, rows)]).select(columns)
     for name in ("arrival_us", *(stage.seq_column for stage in plan.stages)):
         table = table.append_column(name, table["origin_offset"])
-    frame = spark.createDataFrame(table)
-    for stage in plan.stages:
-        frame = fold_stage(frame, plan, stage)
-    return frame.toArrow().sort_by("origin_offset").to_pylist()
+    # Through files, as the lake's rows come and go.
+    with tempfile.TemporaryDirectory() as folder:
+        pq.write_table(table, f"{folder}/rows.parquet")
+        frame = spark.read.parquet(f"{folder}/rows.parquet")
+        for stage in plan.stages:
+            frame = fold_stage(frame, plan, stage)
+        frame.write.parquet(f"{folder}/folded")
+        folded = pq.read_table(f"{folder}/folded")
+    return folded.sort_by("origin_offset").to_pylist()
 
 
 Executor = Callable[[Plan, list[Row]], list[Row]]

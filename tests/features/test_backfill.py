@@ -50,7 +50,7 @@ def test_backfill_equals_the_stream_bit_for_bit(report: dict) -> None:
     verdicts = lake.read("events", columns=["verdict"])["verdict"].to_pylist()
     assert verdicts.count("duplicate") > 20
     assert verdicts.count("late") > 10
-    rates = [c for c in PLAN.column_names if c.startswith("terminal_is_fraud")]
+    rates = [c for c in PLAN.column_names if c.startswith("terminal_is_fraud_rate")]
     assert all(len(set(logged[name].to_pylist())) > 10 for name in rates)
 
 
@@ -69,7 +69,7 @@ def test_history_equals_the_reference(report: dict) -> None:
                     e["event_id"],
                     e["event_time_us"],
                     key,
-                    {"amount": e.get("amount", 0)},
+                    e,
                     label=bool(e["is_fraud"]) if e["kind"] == KIND_LABEL else None,
                 )
                 for *_, e in sorted(in_log, key=lambda f: f[:3])
@@ -80,7 +80,9 @@ def test_history_equals_the_reference(report: dict) -> None:
     computed = lake.read("feature_candidate")
     got = computed.filter(pc.equal(computed["origin_partition"], lake.HISTORY_PARTITION))
     windows = [name for stage in PLAN.stages for name in stage.outputs]
-    assert {row["event_id"]: {n: row[n] for n in windows} for row in got.to_pylist()} == expected
+    assert {row["event_id"]: {n: row[n] for n in windows} for row in got.to_pylist()} == {
+        event_id: {n: columns[n] for n in windows} for event_id, columns in expected.items()
+    }
 
 
 def test_backfill_covers_history_and_agrees_with_recorded_verdicts(report: dict) -> None:
