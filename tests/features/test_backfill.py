@@ -16,6 +16,7 @@ from features.errors import PenstockError
 from features.plan import Plan
 from features.reference import Fact, stage_columns
 from features.wire import KIND_EVENT, KIND_LABEL
+from penstock import prove
 from tests.features.chain import DAY_US, START_US, day_of, payments, stream
 
 pytestmark = pytest.mark.slow
@@ -119,3 +120,10 @@ def test_candidate_of_another_plan_is_not_published(report: dict) -> None:
     with pytest.raises(PenstockError, match="run the backfill again"):
         publish(dataclasses.replace(PLAN, fingerprint="0" * 16))
     assert DeltaTable(lake.table_uri("feature_candidate")).version() == version
+
+
+def test_random_feature_sets_agree_with_the_reference(spark: SparkSession) -> None:
+    result = prove.prove(6, first=40, spark=spark, spark_cases=3)
+    assert result["counterexample"] is None
+    assert result["spark_cases"] == 3
+    assert result["executors"] == ["reference", "kernel", "stream", "spark"]

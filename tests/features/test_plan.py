@@ -255,18 +255,18 @@ def test_wrong_definition_names_its_line_and_the_mend(tmp_path: Path, case: str)
     assert mend in str(raised.value)
 
 
-def test_card_fraud_compiles_to_two_stages_and_fifteen_columns() -> None:
+def test_card_fraud_compiles_to_two_stages_and_44_columns() -> None:
     plan = load_plan("card_fraud")
     assert [stage.topic for stage in plan.stages] == [
         "penstock.card_fraud.customer.v1",
         "penstock.card_fraud.terminal.v1",
     ]
-    assert len(plan.columns) == 15
+    assert len(plan.columns) == 44
     assert plan.scored_topic == "payments.scored.v1"
     assert plan.label is not None
     # Only the terminal's windows read labels, so only its log carries them.
     assert (plan.label.stage, plan.label.keys) == (1, ("terminal_id",))
-    assert plan.stages[1].retention_us == 37 * 86_400_000_000
+    assert plan.stages[1].retention_us == 67 * 86_400_000_000
 
 
 def test_fingerprint_changes_exactly_when_a_value_could(tmp_path: Path) -> None:

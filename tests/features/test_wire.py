@@ -27,7 +27,8 @@ def test_envelope_returns_the_rows_it_packed() -> None:
 
 
 def test_envelope_of_one_row_carries_no_schema() -> None:
-    assert len(encode(PLAN, batch(PLAN, [ROW]))) < 3000
+    # Arrow's message has some 60 bytes a column, and no names.
+    assert len(encode(PLAN, batch(PLAN, [ROW]))) < 70 * len(row_schema(PLAN))
     assert b"customer_count_1d" not in encode(PLAN, batch(PLAN, [ROW]))
 
 

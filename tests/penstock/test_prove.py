@@ -5,9 +5,7 @@ import pytest
 from features.aggregations import aggregations
 from features.aggregations.base import Floats
 from features.aggregations.count import Count
-from features.spark import session
 from penstock import prove
-from tests.conftest import SessionStack
 
 CASES = 25
 
@@ -21,15 +19,6 @@ def test_every_way_of_computing_a_feature_agrees() -> None:
     assert all(result["coverage"].values()), result["coverage"]
     assert set(result["aggregations"]) == set(aggregations())
     assert all(result["aggregations"].values()), result["aggregations"]
-
-
-@pytest.mark.slow
-def test_spark_agrees_on_a_sample(stack: SessionStack) -> None:
-    with session("test prove") as spark:
-        result = prove.prove(6, first=40, spark=spark, spark_cases=3)
-    assert result["counterexample"] is None
-    assert result["spark_cases"] == 3
-    assert result["executors"] == ["reference", "kernel", "stream", "spark"]
 
 
 def test_a_case_is_the_same_whenever_it_is_drawn() -> None:
