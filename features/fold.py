@@ -145,7 +145,7 @@ class Fold:
             times,
             labels,
             _conditions(rows, self.stage.conditions),
-            self._expire_before_us(self.stage.retention_us),
+            self._settled_us(),
         )
         watermarks = _ints(rows, "watermark_us")
         if seq is not None:
@@ -177,12 +177,10 @@ class Fold:
             own = np.minimum(own, np.maximum(highest, before))
         return np.where(from_events, own, stamps)
 
-    def _expire_before_us(self, look_back_us: int) -> int:
-        """Nothing older can matter: no upstream partition can still send what reaches it."""
+    def _settled_us(self) -> int:
+        """No upstream partition can still send what is older."""
         smallest = min(self._watermarks.values(), default=NEVER_US)
-        if smallest == NEVER_US:
-            return int(NEVER_US)
-        return smallest - self.plan.lateness_us - look_back_us
+        return NEVER_US if smallest == NEVER_US else smallest - self.plan.lateness_us
 
     def _judge_duplicates(
         self,
@@ -212,7 +210,8 @@ class Fold:
     ) -> None:
         """Forget event ids that cannot come again, and make room for more."""
         if before_us is None:
-            before_us = self._expire_before_us(self.plan.lateness_us)
+            settled_us = self._settled_us()
+            before_us = NEVER_US if settled_us == NEVER_US else settled_us - self.plan.lateness_us
         key = 0 if only_key is None else int(hashes(pa.array([only_key]))[0])
         wanted = 2 * (self._seen_entries + more)
         target = duplicates.empty(max(_SMALLEST_SEEN, 1 << (wanted - 1).bit_length()))
@@ -268,7 +267,7 @@ class Fold:
     def snapshot(self) -> bytes:
         """The whole state, to be written somewhere durable; `restore` is its inverse."""
         self._rewrite_seen()
-        self._state.forget(self._expire_before_us(self.stage.retention_us))
+        self._state.forget(self._settled_us())
         state: dict[str, Any] = {
             "fingerprint": self.plan.fingerprint,
             "stage": self.stage.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from kernels.arena import ARRIVED, FIRST_CONDITION, LABEL, ONE, SQUARE, VALUE, A
 from kernels.windows import KINDS
 
 _SUMS = {"one": ONE, "value": VALUE, "square_low": SQUARE, "square_high": SQUARE}
-_ENTRIES = {"first": "first", "last": "last", "previous": "previous"}
+_ENTRIES = ("first", "last", "previous")
 _EXTREMES = {"smallest": 1, "largest": -1}
 
 PRIMITIVES = (
@@ -53,6 +54,17 @@ class _Reading:
     mask: int
     parameter: int
 
+    @property
+    def merges(self) -> bool:
+        """Whether it can be read where the entries of a block are kept as one row."""
+        if self.kind in _EXTREMES:
+            return self.mask == 0
+        return self.kind == "own" or (self.kind in _SUMS and not self.mask & LABEL)
+
+
+_Range = tuple[int, int, int]
+"""(over_us, delay_us, resolution_us)"""
+
 
 class Layout:
     """What one stage keeps.
@@ -65,9 +77,10 @@ class Layout:
         self._stage = stage
         self.values: list[Coded] = []
         """What the kernel is given of every event, in order."""
+        self._owners: list[str] = []
         self._marked = stage.uses_label or bool(stage.conditions)
-        ranges: dict[tuple[int, int, int], list[_Reading]] = {}
-        wanted: list[tuple[tuple[int, int, int], list[_Reading]]] = []
+        ranges: dict[_Range, list[_Reading]] = {}
+        wanted: list[tuple[_Range, list[_Reading]]] = []
         for window in stage.windows:
             key = (window.over_us, window.delay_us, window.resolution_us)
             needs = [self._reading(window, need) for need in primitives_of(window)]
@@ -91,21 +104,19 @@ class Layout:
             mask |= LABEL
         value = -1
         if need.kind not in _VALUELESS:
-            coded = Coded(
-                window.value,
-                need.coding,
-                window.parameters if need.coding == "bucket" else (),
-                window.categories if need.coding == "code" else (),
-            )
-            if need.coding == "hash" and window.type != "text":
-                # Other types are integers already.
-                coded = Coded(
-                    window.value, "code" if window.categories else "value", (), window.categories
-                )
-            if coded not in self.values:
-                self.values.append(coded)
-            value = self.values.index(coded)
+            # In a block of entries each extreme is merged in its own way, in a column of its own.
+            coarse = window.resolution_us and need.kind in _EXTREMES and not mask
+            value = self._value(_coded(window, need.coding), need.kind if coarse else "")
         return _Reading(need.kind, value, mask, need.parameter)
+
+    def _value(self, coded: Coded, owner: str) -> int:
+        """The place of a value among those of an event; each owner has its own."""
+        known = list(zip(self.values, self._owners, strict=True))
+        if (coded, owner) not in known:
+            self.values.append(coded)
+            self._owners.append(owner)
+            return len(known)
+        return known.index((coded, owner))
 
     @property
     def readings(self) -> int:
@@ -156,6 +167,19 @@ class Layout:
         return made
 
 
+def _coded(window: WindowPlan, coding: str) -> Coded:
+    """How a window's field becomes integers."""
+    if coding == "hash" and window.type != "text":
+        # Other types are integers already.
+        coding = "code" if window.categories else "value"
+    return Coded(
+        window.value,
+        coding,
+        window.parameters if coding == "bucket" else (),
+        window.categories if coding == "code" else (),
+    )
+
+
 def primitives_of(window: WindowPlan) -> tuple[Primitive, ...]:
     """What a window needs of the kernel."""
     return aggregations()[window.aggregation].primitives(window.terms)
@@ -172,16 +196,17 @@ class _Compiler:
         self._extremes: list[tuple[int, int, int, int]] = []
         self._counters: list[tuple[int, int, int]] = []
 
-    def compile(self, ranges: dict[tuple[int, int, int], list[_Reading]]) -> Spec:
+    def compile(self, ranges: dict[_Range, list[_Reading]]) -> Spec:
         """The kernel's arrays."""
+        coarse = [key[2] > 0 and all(r.merges for r in held) for key, held in ranges.items()]
         made: list[tuple[int, int, int, int, int]] = []
         first, extreme_first, counter_first = [0], [0], [0]
         offset = 0
-        for readings in ranges.values():
+        for readings, is_coarse in zip(ranges.values(), coarse, strict=True):
             groups: dict[tuple[int, int], int] = {}
             for reading in readings:
                 if reading.kind != "counter":
-                    made.append(self._columns(reading))
+                    made.append(self._columns(reading, is_coarse))
                     continue
                 group = (reading.value, reading.mask)
                 if group not in groups:
@@ -208,17 +233,37 @@ class _Compiler:
             _ints(counter_first),
             *_columns_of(self._counters, 3),
             offset,
+            max((over + delay for over, delay, _ in ranges), default=0),
+            math.gcd(*(key[2] for key, is_coarse in zip(ranges, coarse, strict=True) if is_coarse)),
+            max(
+                (k[0] + k[1] for k, is_coarse in zip(ranges, coarse, strict=True) if not is_coarse),
+                default=0,
+            ),
+            _ints(coarse),
+            *_columns_of(self._merged(ranges, coarse), 2),
         ]
         return Spec(*arrays)
 
-    def _columns(self, reading: _Reading) -> tuple[int, int, int, int, int]:
+    def _merged(
+        self, ranges: dict[_Range, list[_Reading]], coarse: list[bool]
+    ) -> list[tuple[int, int]]:
+        """(sign, column) of the extremes that are read of blocks."""
+        found = {
+            (_EXTREMES[reading.kind], self._kept(reading.value))
+            for readings, is_coarse in zip(ranges.values(), coarse, strict=True)
+            for reading in readings
+            if is_coarse and reading.kind in _EXTREMES
+        }
+        return sorted(found)
+
+    def _columns(self, reading: _Reading, is_coarse: bool) -> tuple[int, int, int, int, int]:
         """(kind, at, by, mask, parameter) of a reading."""
         kind, value, mask, parameter = reading.kind, reading.value, reading.mask, reading.parameter
         by = -1
         if kind in _SUMS:
             name = kind
             if kind == "one":
-                at = self._count(mask)
+                at = self._sum(ONE, -1, mask) if is_coarse else self._count(mask)
             else:
                 at = self._sum(_SUMS[kind], value, mask) + (kind == "square_high")
         elif kind in _EXTREMES:
@@ -237,7 +282,7 @@ class _Compiler:
         return KINDS.index(name), at, by, mask, parameter
 
     def _count(self, mask: int) -> int:
-        """The running number of entries that qualify; -1 where all do."""
+        """The running number of entries that qualify; -1 where every row is one."""
         return self._sum(ONE, -1, mask) if mask else -1
 
     def _sum(self, kind: int, value: int, mask: int) -> int:

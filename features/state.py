@@ -15,14 +15,15 @@ import pyarrow as pa
 from features.coding import hashes, string_buffers
 from features.layout import Layout
 from kernels import keys as key_table
-from kernels.arena import Arena
-from kernels.windows import fold_rows, rebuild, reserve
+from kernels.arena import BEFORE_ALL, Arena
+from kernels.segments import rebuild, reserve
+from kernels.windows import fold_rows
 
 _FEWEST_KEYS, _FEWEST_ROWS = 64, 512
 _BY_KEY = Arena._fields.index("held")
 """The arena's arrays before this one have a row for each key."""
 
-NEVER_US = int(np.iinfo(np.int64).min)
+NEVER_US = int(BEFORE_ALL)
 
 
 class State:
@@ -50,11 +51,6 @@ class State:
     def nbytes(self) -> int:
         """Memory of all of it, room to grow included."""
         return sum(int(array.nbytes) for array in (*self._known, *self._arena))
-
-    @property
-    def bytes_by_key(self) -> int:
-        """That part of the memory which is there for keys, not for entries."""
-        return self.nbytes - int(self._arena.held.nbytes)
 
     def slots(self, keys: pa.Array) -> npt.NDArray[np.int64]:
         """The slot of each key, int64 [n]; new keys get one."""
@@ -94,7 +90,7 @@ class State:
         times_us: npt.NDArray[np.int64],
         labels: npt.NDArray[np.int8],
         conditions: npt.NDArray[np.uint16],
-        expire_before_us: int,
+        settled_us: int,
     ) -> dict[str, npt.NDArray[np.float64]]:
         """Fold rows and give every window's columns, float64 [n]; 0 on rows that are skipped."""
         n = rows.num_rows
@@ -106,11 +102,11 @@ class State:
         skips = skip | (is_label & (labels == 0)) if layout.spec.mark else skip
         wanted = np.zeros(self.keys, np.int32)
         while True:
-            asked = reserve(slots, skips, wanted, self._arena, layout.spec, expire_before_us)
+            asked = reserve(slots, skips, wanted, self._arena, layout.spec, settled_us)
             if not asked:
                 break
             # Much room, for keys that grow would have to move again and again.
-            self._rebuild(expire_before_us, asked, slack=2)
+            self._rebuild(settled_us, asked, slack=2)
         if layout.readings * n > len(self._out):
             self._out = np.zeros(layout.readings * n, np.int64)
         out = self._out[: layout.readings * n].reshape(layout.readings, n)
@@ -131,7 +127,7 @@ class State:
         )
         return layout.results(out, times_us)
 
-    def _rebuild(self, expire_before_us: int, asked: int, slack: int) -> None:
+    def _rebuild(self, settled_us: int, asked: int, slack: int) -> None:
         """Write the matrix anew, without what has expired and with the rows that are asked for.
 
         One row in `slack` stays free, in the segments and after them.
@@ -140,12 +136,12 @@ class State:
         kept = int(arena.length[: self.keys].sum())
         rows = kept + kept // slack + self.keys + asked
         held = np.empty((max(_FEWEST_ROWS, rows), arena.held.shape[1]), np.int64)
-        rebuild(arena, self._layout.spec, held, self.keys, slack, expire_before_us)
+        rebuild(arena, self._layout.spec, held, self.keys, slack, settled_us)
         self._arena = arena._replace(held=held)
 
-    def forget(self, expire_before_us: int) -> None:
+    def forget(self, settled_us: int) -> None:
         """Let go of what has expired, and of keys that have no entries left."""
-        self._rebuild(expire_before_us, 0, slack=8)
+        self._rebuild(settled_us, 0, slack=8)
         self._keep(np.flatnonzero(self._arena.length[: self.keys] > 1))
 
     def keep_only(self, slot: int | None) -> None:

@@ -53,6 +53,10 @@ class Spec(NamedTuple):
     the column of the values and the column of their partial results.
     `counter_first` [ranges + 1] and `counter_*`: counts of small codes, their column, and where
     their counters begin; `counters` is how many there are in all.
+    `reach_us`: how far back any range looks. `block_us`: entries that have been settled for
+    `exact_us` are kept as one row a block of this length (0: each is kept), with the extremes of
+    `merged_column` in the sense of `merged_sign`. `coarse` [ranges]: 1 where a range has its edges
+    at the blocks' ends and reads nothing else of what lies in them.
     """
 
     over_us: Any
@@ -80,6 +84,12 @@ class Spec(NamedTuple):
     counter_mask: Any
     counter_offset: Any
     counters: int
+    reach_us: int
+    block_us: int
+    exact_us: int
+    coarse: Any
+    merged_sign: Any
+    merged_column: Any
 
 
 class Arena(NamedTuple):

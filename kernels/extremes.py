@@ -42,7 +42,7 @@ def value_of(held: Any, row: int, value: int, mark: int, mask: int, sign: int) -
     return held[row, value]
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def fix(
     held: Any,
     begin: int,
@@ -82,7 +82,7 @@ def fix(
     bounds[slot, e, 2] -= 1
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def came(
     held: Any,
     begin: int,
@@ -162,7 +162,7 @@ def begin_anew(
     bounds[slot, e, 3] = high
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def extreme(
     held: Any,
     begin: int,

@@ -3,8 +3,8 @@
 A *range* is one (window, delay, resolution). For each key and range two cursors mark the entries
 inside it as of the key's newest event. An event in order is added at the end of its key's segment
 and moves each cursor forward, so an update costs O(1), amortised; sums are differences of running
-sums (`kernels/arena.py`), extremes follow in O(1) (`kernels/extremes.py`). An event out of order is
-put in its place, and its own windows are found by bisection; the cursors stay.
+sums (`kernels/arena.py`), extremes follow in O(1) (`kernels/extremes.py`). An event out
+of order is put in its place, and its own windows are found by bisection; the cursors stay.
 
 A label changes the flags of its event. One that comes before its event stands in the matrix without
 the flag `ARRIVED`: it counts nowhere until its event comes.
@@ -20,7 +20,6 @@ from numba import njit
 from kernels import extremes, readings
 from kernels.arena import (
     ARRIVED,
-    BEFORE_ALL,
     FLAG_BITS,
     FLAGS,
     LABEL,
@@ -34,6 +33,8 @@ from kernels.arena import (
     first_after,
     move_rows,
 )
+from kernels.cursors import advance, come, rescan
+from kernels.segments import begin_segment
 
 KINDS = (
     "one",
@@ -52,7 +53,7 @@ KINDS = (
     "decayed",
     "own",
 )
-"""What a reading can be."""
+"""What a reading can be. The two halves of the gaps' squares stand next to each other."""
 
 ONE, VALUE, SQUARE_LOW, SQUARE_HIGH, FIRST, LAST, PREVIOUS, EXTREME, COUNTER = (
     0,
@@ -94,296 +95,6 @@ def _share(
         own = x[value[k], i] if value[k] >= 0 else 1
         for j in range(row, end):
             add(held, j, column[k], kind[k], own, 1 if is_now else -1)
-
-
-# What runs for every entry takes arrays, not the tuples that hold them: numba counts references to
-# every array of a tuple at each call.
-@njit(cache=True)
-def _come(
-    held: Any,
-    row: int,
-    mark: int,
-    counters: Any,
-    slot: int,
-    first: int,
-    end: int,
-    value: Any,
-    masks: Any,
-    offset: Any,
-    sign: int,
-) -> None:
-    """Count the entry of a row into the counters [first, end) of a range, or out of them."""
-    for g in range(first, end):
-        if masks[g] == 0 or (held[row, mark] & masks[g]) == masks[g]:
-            counters[slot, offset[g] + held[row, value[g]]] += sign
-
-
-@njit(cache=True)
-def _advance(
-    held: Any,
-    begin: int,
-    mark: int,
-    slot: int,
-    low: int,
-    high: int,
-    n: int,
-    after: int,
-    until: int,
-    bounds: Any,
-    first: int,
-    end: int,
-    signs: Any,
-    values: Any,
-    masks: Any,
-    columns: Any,
-    counters: Any,
-    first_counter: int,
-    end_counter: int,
-    counted: Any,
-    counter_masks: Any,
-    offset: Any,
-) -> tuple[int, int]:
-    """Where the cursors of a range come to that keeps extremes [first, end) or counters."""
-    while high < n and held[begin + high, 0] <= until:
-        row = begin + high
-        high += 1
-        _come(
-            held,
-            row,
-            mark,
-            counters,
-            slot,
-            first_counter,
-            end_counter,
-            counted,
-            counter_masks,
-            offset,
-            1,
-        )
-        for e in range(first, end):
-            extremes.came(
-                held,
-                begin,
-                values[e],
-                columns[e],
-                mark,
-                masks[e],
-                signs[e],
-                bounds,
-                slot,
-                e,
-                low,
-                high,
-            )
-    while low < high and held[begin + low, 0] <= after:
-        row = begin + low
-        _come(
-            held,
-            row,
-            mark,
-            counters,
-            slot,
-            first_counter,
-            end_counter,
-            counted,
-            counter_masks,
-            offset,
-            -1,
-        )
-        low += 1
-        for e in range(first, end):
-            extremes.fix(
-                held,
-                begin,
-                values[e],
-                columns[e],
-                mark,
-                masks[e],
-                signs[e],
-                bounds,
-                slot,
-                e,
-                low,
-                high,
-            )
-    return low, high
-
-
-@njit(cache=True)
-def _leave(arena: Arena, spec: Spec, slot: int, r: int, after: int) -> None:
-    """Move the lower cursor of a range past every entry up to a time."""
-    low, high = _advance(
-        arena.held,
-        arena.start[slot],
-        spec.mark,
-        slot,
-        arena.cursors[slot, r, 0],
-        arena.cursors[slot, r, 1],
-        arena.length[slot],
-        after,
-        BEFORE_ALL,
-        arena.bounds,
-        spec.extreme_first[r],
-        spec.extreme_first[r + 1],
-        spec.extreme_sign,
-        spec.extreme_value,
-        spec.extreme_mask,
-        spec.extreme_column,
-        arena.counters,
-        spec.counter_first[r],
-        spec.counter_first[r + 1],
-        spec.counter_value,
-        spec.counter_mask,
-        spec.counter_offset,
-    )
-    arena.cursors[slot, r, 0] = low
-    arena.cursors[slot, r, 1] = high
-
-
-@njit(cache=True)
-def _rescan(arena: Arena, spec: Spec, slot: int, r: int) -> None:
-    """Compute the partial extremes of a range anew."""
-    for e in range(spec.extreme_first[r], spec.extreme_first[r + 1]):
-        extremes.begin_anew(
-            arena.held,
-            arena.start[slot],
-            spec.extreme_value[e],
-            spec.extreme_column[e],
-            spec.mark,
-            spec.extreme_mask[e],
-            spec.extreme_sign[e],
-            arena.bounds,
-            slot,
-            e,
-            arena.cursors[slot, r, 0],
-            arena.cursors[slot, r, 1],
-        )
-
-
-@njit(cache=True)
-def drop_expired(arena: Arena, spec: Spec, slot: int, before_us: int) -> int:
-    """Take what is older out of the ranges of a key; returns how many rows go.
-
-    The rows stay where they are, the last of them as the segment's first row to be: the caller
-    moves those that are kept and sets `length`.
-    """
-    held, begin, n = arena.held, arena.start[slot], arena.length[slot]
-    dropped = 0
-    while dropped + 1 < n and held[begin + dropped + 1, 0] < before_us:
-        dropped += 1
-    if dropped == 0:
-        return 0
-    for r in range(spec.over_us.shape[0]):
-        # As if the window had moved on: everything up to the last one dropped leaves.
-        low, high = arena.cursors[slot, r, 0], arena.cursors[slot, r, 1]
-        last = min(high, dropped + 1)
-        if low < last:
-            _leave(arena, spec, slot, r, held[begin + last - 1, 0])
-        arena.cursors[slot, r, 0] = max(arena.cursors[slot, r, 0] - dropped, 1)
-        arena.cursors[slot, r, 1] = max(arena.cursors[slot, r, 1] - dropped, 1)
-        for e in range(spec.extreme_first[r], spec.extreme_first[r + 1]):
-            for b in range(4):
-                arena.bounds[slot, e, b] = max(arena.bounds[slot, e, b] - dropped, 1)
-    held[begin + dropped, 0] = BEFORE_ALL
-    return dropped
-
-
-@njit(cache=True)
-def reserve(
-    slots: Any, skip: Any, wanted: Any, arena: Arena, spec: Spec, expire_before_us: int
-) -> int:
-    """Make room in the segments for rows to come.
-
-    Args:
-        slots: int64 [n], the key of each row; `skip`: bool [n], rows that keep no entry.
-        wanted: int32 [keys], all 0, and again on return.
-        arena, spec: the state.
-        expire_before_us: older entries are let go of where a segment is full.
-
-    Returns:
-        0, or how many rows the matrix has to have free: `rebuild` it, and reserve again.
-    """
-    held = arena.held
-    n = slots.shape[0]
-    for i in range(n):
-        if not skip[i]:
-            wanted[slots[i]] += 1
-    asked = 0
-    fits = True
-    for i in range(n):
-        slot = slots[i]
-        extra = wanted[slot]
-        if extra == 0:
-            continue
-        wanted[slot] = 0
-        kept = arena.length[slot]
-        if kept == 0:
-            # The first row of a segment is no entry.
-            extra += 1
-        if kept + extra <= arena.capacity[slot]:
-            continue
-        begin, dropped = arena.start[slot], 0
-        if kept:
-            dropped = drop_expired(arena, spec, slot, expire_before_us)
-            kept -= dropped
-        target = begin
-        if dropped * 4 < kept or kept + extra > arena.capacity[slot]:
-            # Small segments grow by half, large ones by a quarter: that bounds what lies idle.
-            needed = kept + extra
-            size = needed + (needed // 2 if needed < 64 else needed // 4)
-            asked += size
-            if arena.used[0] + size > held.shape[0]:
-                fits = False
-            else:
-                target = arena.used[0]
-                arena.start[slot] = target
-                arena.capacity[slot] = size
-                arena.used[0] += size
-        move_rows(held, begin + dropped, target, kept)
-        arena.length[slot] = kept
-    # Rebuilding takes back what has fitted.
-    return 0 if fits else asked
-
-
-@njit(cache=True)
-def _begin_segment(arena: Arena, slot: int, t: int) -> None:
-    """The row before the first entry, and cursors that stand at a time."""
-    row = arena.start[slot]
-    for c in range(arena.held.shape[1]):
-        arena.held[row, c] = 0
-    arena.held[row, 0] = BEFORE_ALL
-    arena.length[slot] = 1
-    arena.cursor_us[slot] = t
-    arena.cursors[slot] = 1
-    arena.bounds[slot] = 1
-    arena.counters[slot] = 0
-
-
-@njit(cache=True)
-def rebuild(
-    arena: Arena, spec: Spec, target: Any, keys: int, slack: int, expire_before_us: int
-) -> None:
-    """Move the segments to a new matrix, without what has expired.
-
-    Each gets room for one entry more in `slack`, if the matrix has it.
-    """
-    held = arena.held
-    used = 0
-    for slot in range(keys):
-        if arena.length[slot] == 0:
-            arena.capacity[slot] = 0
-            continue
-        dropped = drop_expired(arena, spec, slot, expire_before_us)
-        kept = arena.length[slot] - dropped
-        begin = arena.start[slot] + dropped
-        for j in range(kept):
-            for c in range(held.shape[1]):
-                target[used + j, c] = held[begin + j, c]
-        arena.start[slot] = used
-        arena.length[slot] = kept
-        used += kept + min(kept // slack + 1, target.shape[0] - used - kept)
-        arena.capacity[slot] = used - arena.start[slot]
-    arena.used[0] = used
 
 
 @njit(cache=True)
@@ -432,7 +143,7 @@ def _insert(
         if t <= after:
             arena.cursors[slot, r, 0] += 1
             continue
-        _come(
+        come(
             held,
             row,
             spec.mark,
@@ -474,7 +185,7 @@ def _remove(arena: Arena, spec: Spec, slot: int, at: int) -> None:
             arena.cursors[slot, r, 1] -= 1
             if at < arena.cursors[slot, r, 0]:
                 arena.cursors[slot, r, 0] -= 1
-            _rescan(arena, spec, slot, r)
+            rescan(arena, spec, slot, r)
 
 
 @njit(cache=True)
@@ -535,7 +246,7 @@ def _nth(held: Any, kind: int, by: int, n: int, own_counts: bool, low: int, high
     return first_above(held, low, high, by, wanted)
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _read(
     held: Any,
     mark: int,
@@ -544,24 +255,32 @@ def _read(
     by: int,
     mask: int,
     parameter: int,
+    is_delayed: bool,
     t: int,
-    own_counts: bool,
     low: int,
     high: int,
-) -> int:
-    """A reading of the rows [low, high) that is no plain difference of sums."""
+    p: int,
+    i: int,
+    out: Any,
+    real: Any,
+) -> None:
+    """Write the reading `p` of the event i from the rows [low, high), which it looks at."""
     if kind in (FIRST, LAST, PREVIOUS):
+        # Without a delay the event itself is the last one of its range.
+        own_counts = not is_delayed and (mask == 0 or (held[high - 1, mark] & mask) == mask)
         row = _nth(held, kind, by, parameter, own_counts, low, high)
-        return held[row, at] if row >= 0 else NONE
-    if kind == SQUARE_HIGH:
+        out[p, i] = held[row, at] if row >= 0 else NONE
+    elif kind == SQUARE_HIGH:
         borrow = np.uint64(held[high - 1, at - 1]) < np.uint64(held[low - 1, at - 1])
-        return held[high - 1, at] - held[low - 1, at] - np.int64(borrow)
-    if kind == DISTINCT:
-        return readings.distinct(held, at, mark, mask, parameter, low, high)
-    if kind == QUANTILE:
-        return readings.quantile(held, at, mark, mask, parameter, low, high)
-    low_half, high_half = readings.gap_squares(held, mark, mask, low, high)
-    return low_half if kind == GAP_SQUARE_LOW else high_half
+        out[p, i] = held[high - 1, at] - held[low - 1, at] - np.int64(borrow)
+    elif kind == DECAYED:
+        real[p, i] = readings.decayed(held, at, mark, mask, parameter, t, low, high)
+    elif kind == DISTINCT:
+        out[p, i] = readings.distinct(held, at, mark, mask, parameter, low, high)
+    elif kind == QUANTILE:
+        out[p, i] = readings.quantile(held, at, mark, mask, parameter, low, high)
+    elif kind == GAP_SQUARE_LOW:
+        out[p, i], out[p + 1, i] = readings.gap_squares(held, mark, mask, low, high)
 
 
 @njit(cache=True)
@@ -570,7 +289,6 @@ def _read_late(
     spec: Spec,
     slot: int,
     t: int,
-    flags: int,
     values: Any,
     i: int,
     out: Any,
@@ -588,6 +306,8 @@ def _read_late(
                 out[p, i] = high - low
             elif kind <= SQUARE_LOW:
                 out[p, i] = held[high - 1, at] - held[low - 1, at]
+            elif kind == OWN:
+                out[p, i] = values[at, i]
             elif kind == EXTREME:
                 out[p, i] = extremes.scan(
                     held,
@@ -604,15 +324,8 @@ def _read_late(
                     code = held[row, spec.counter_value[at]]
                     flagged = mask == 0 or (held[row, spec.mark] & mask) == mask
                     out[p, i] += flagged and code == spec.parameter[p]
-            elif kind == OWN:
-                out[p, i] = values[at, i]
-            elif kind == DECAYED:
-                real[p, i] = readings.decayed(
-                    held, at, spec.mark, mask, spec.parameter[p], t, low, high
-                )
             else:
-                own_counts = spec.delay_us[r] == 0 and (flags & mask) == mask
-                out[p, i] = _read(
+                _read(
                     held,
                     spec.mark,
                     kind,
@@ -620,10 +333,14 @@ def _read_late(
                     spec.by[p],
                     mask,
                     spec.parameter[p],
+                    spec.delay_us[r] > 0,
                     t,
-                    own_counts,
                     low,
                     high,
+                    p,
+                    i,
+                    out,
+                    real,
                 )
 
 
@@ -689,7 +406,7 @@ def fold_rows(
             continue
         slot, t = slots[i], times[i]
         if length[slot] == 0:
-            _begin_segment(arena, slot, t)
+            begin_segment(arena, slot, t)
         begin, n = np.int64(start[slot]), np.int64(length[slot])
         at = n
         if held[begin + n - 1, 0] > t:
@@ -715,7 +432,7 @@ def fold_rows(
         if at < n or t < cursor_us[slot]:
             _insert(arena, spec, slot, at, t, own_mark, values, i)
             if t < cursor_us[slot]:
-                _read_late(arena, spec, slot, t, flags, values, i, out, real)
+                _read_late(arena, spec, slot, t, values, i, out, real)
                 continue
         else:
             row = begin + n
@@ -740,7 +457,7 @@ def fold_rows(
             after, until = edges(t, over_us[r], delay_us[r], resolution_us[r])
             low, high = np.int64(cursors[slot, r, 0]), np.int64(cursors[slot, r, 1])
             if extreme_first[r] < extreme_first[r + 1] or counter_first[r] < counter_first[r + 1]:
-                low, high = _advance(
+                low, high = advance(
                     held,
                     begin,
                     mark,
@@ -801,13 +518,8 @@ def fold_rows(
                     out[p, i] = counters[slot, counter_offset[at_] + parameters[p]]
                 elif kind == OWN:
                     out[p, i] = values[at_, i]
-                elif kind == DECAYED:
-                    real[p, i] = readings.decayed(
-                        held, at_, mark, masks[p], parameters[p], t, low_row, high_row
-                    )
                 else:
-                    own_counts = delay_us[r] == 0 and (flags & masks[p]) == masks[p]
-                    out[p, i] = _read(
+                    _read(
                         held,
                         mark,
                         kind,
@@ -815,8 +527,12 @@ def fold_rows(
                         bys[p],
                         masks[p],
                         parameters[p],
+                        delay_us[r] > 0,
                         t,
-                        own_counts,
                         low_row,
                         high_row,
+                        p,
+                        i,
+                        out,
+                        real,
                     )

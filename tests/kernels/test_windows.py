@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from features.layout import Layout
 from features.plan import StagePlan, WindowPlan
 from kernels.arena import ARRIVED, FIRST_CONDITION, LABEL, NONE, Arena
-from kernels.windows import KINDS, fold_rows, rebuild, reserve
+from kernels.segments import rebuild, reserve
+from kernels.windows import KINDS, fold_rows
 
 KEYS = 3
 RANGES = [(5, 0, 0), (9, 2, 0), (30, 0, 0), (12, 3, 3), (1, 0, 0), (8, 0, 4)]
@@ -57,6 +59,26 @@ def stage(uses_label: bool, conditions: bool) -> StagePlan:
         for where in wheres
         for field in ("a", "b")
     ]
+    return stage_of(windows, uses_label, conditions)
+
+
+def coarse_stage(uses_label: bool, conditions: bool) -> StagePlan:
+    """Windows that look far back do so in blocks; those that look at each event do not."""
+    wheres = (-1, 0) if conditions else (-1,)
+    far = [
+        window(name, reach, where, field)
+        for name in ("count", "std", *(() if conditions or uses_label else ("min", "max")))
+        for reach in [(30, 0, 6), (12, 3, 3), (9, 0, 3)]
+        for where in wheres
+        for field in ("a", "b")
+    ]
+    near = [
+        window(name, reach, -1, "a") for name in AGGREGATIONS for reach in [(4, 0, 0), (2, 1, 0)]
+    ]
+    return stage_of([*far, *near], uses_label, conditions)
+
+
+def stage_of(windows: list[WindowPlan], uses_label: bool, conditions: bool) -> StagePlan:
     return StagePlan(
         index=0,
         name="s",
@@ -82,13 +104,13 @@ class Store:
         self.arena: Arena = layout.arena(KEYS, 1)
         self.rebuilt = 0
 
-    def rebuild(self, asked: int, expire_before: int) -> None:
+    def rebuild(self, asked: int, settled: int) -> None:
         rows = int(self.arena.length.sum() * 1.05) + KEYS + asked
         held = np.zeros((rows, self.layout.columns), np.int64)
-        rebuild(self.arena, self.layout.spec, held, KEYS, 20, expire_before)
+        rebuild(self.arena, self.layout.spec, held, KEYS, 20, settled)
         self.arena = self.arena._replace(held=held)
 
-    def fold(self, part: list[Row], expire_before: int) -> NDArray[np.int64]:
+    def fold(self, part: list[Row], settled: int) -> NDArray[np.int64]:
         out = np.full((self.layout.readings, len(part)), -77)
         columns = [np.array(column) for column in zip(*part, strict=True)]
         coded = np.array([part_values(self.layout, row) for row in part]).T.copy()
@@ -97,10 +119,10 @@ class Store:
         wanted = np.zeros(KEYS, np.int32)
         false_label = columns[0] & (labels == 0)
         while asked := reserve(
-            columns[1], false_label, wanted, self.arena, self.layout.spec, expire_before
+            columns[1], false_label, wanted, self.arena, self.layout.spec, settled
         ):
             self.rebuilt += 1
-            self.rebuild(asked, expire_before)
+            self.rebuild(asked, settled)
         assert not wanted.any()
         fold_rows(
             columns[0],
@@ -221,24 +243,45 @@ def random_rows(seed: int, count: int, labels: bool) -> list[Row]:
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize(("uses_label", "conditions"), [(0, 0), (0, 1), (1, 0), (1, 1)])
-def test_every_reading_equals_brute_force(seed: int, uses_label: int, conditions: int) -> None:
-    layout = Layout(stage(bool(uses_label), bool(conditions)))
+@pytest.mark.parametrize("declared", [stage, coarse_stage])
+def test_every_reading_equals_brute_force(
+    seed: int, uses_label: int, conditions: int, declared: Callable[[bool, bool], StagePlan]
+) -> None:
+    layout = Layout(declared(bool(uses_label), bool(conditions)))
     rows = random_rows(seed, 150, bool(uses_label))
     store, chance, at = Store(layout), random.Random(seed), 0
     while at < len(rows):
         part = rows[at : at + chance.choice([1, 5, 40])]
-        # Rows come up to 6 behind the newest; a window reaches 30 back, the first flag no farther.
+        # Rows come up to 6 behind the newest.
         newest = max((row[2] for row in rows[:at]), default=0)
-        out = store.fold(part, newest - 6 - 30 - 4)
+        out = store.fold(part, newest - 6)
         for n, row in enumerate(part):
             if not row[0]:
                 assert out[:, n].tolist() == brute_force(layout, rows, at + n)
         at += len(part)
     assert store.rebuilt > 1
     newest = max(row[2] for row in rows)
-    store.rebuild(0, newest - 6 - 30 - 4)
-    retained = [row for row in rows if not row[0] and row[2] >= newest - 40]
+    store.rebuild(0, newest - 6)
+    retained = [row for row in rows if not row[0] and row[2] >= newest - 6 - 30]
     assert int(store.arena.length.sum()) <= len(retained) + KEYS
+
+
+def test_a_hot_key_keeps_one_row_a_block() -> None:
+    layout = Layout(coarse_stage(False, False))
+    store, at = Store(layout), 0
+    # A hundred events at each time, of one key.
+    rows: list[Row] = [(False, 0, i // 100, i, (i % 7, 3), 0, 0) for i in range(20_000)]
+    most = 0
+    while at < len(rows):
+        part = rows[at : at + 50]
+        store.fold(part, part[0][2] - 6)
+        most = max(most, int(store.arena.length.sum()))
+        at += len(part)
+    # Eleven times as they came (four of the exact window, six of lateness, the newest), ten blocks,
+    # and room for a quarter more before they are merged again.
+    assert most < (11 * 100 + 10) * 1.5
+    assert layout.spec.block_us == 3
+    assert layout.spec.exact_us == 4
 
 
 def test_stage_without_labels_or_conditions_keeps_no_marks() -> None:
