@@ -17,6 +17,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import DeltaTable, write_deltalake
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as sf
@@ -27,7 +28,7 @@ from features.errors import PenstockError
 from features.fold import Fold
 from features.plan import Plan, StagePlan
 from features.spark import session
-from features.wire import FOLDED, KIND_EVENT, KIND_LABEL, row_schema
+from features.wire import FOLDED, KIND_EVENT, KIND_LABEL, NEVER_US, row_schema
 
 CANDIDATE, PUBLISHED = "feature_candidate", "feature_backfill"
 
@@ -124,10 +125,11 @@ def _run(
     after = _reads_from(plan, from_date)
     rows = _events(spark, plan, after, until)
     labels = _labels(spark, plan, after, until)
+    first_logged_us = lake.first_logged_us()
     for stage in plan.stages:
         if labels is not None and plan.label is not None and stage.index == plan.label.stage:
             rows = rows.unionByName(labels, allowMissingColumns=True)
-        rows = fold_stage(rows, plan, stage)
+        rows = fold_stage(rows, plan, stage, first_logged_us)
     is_event = sf.col("kind") == KIND_EVENT
     is_duplicate = is_event & (sf.col("verdict") != FOLDED)
     logged = is_event & (sf.col("origin_partition") != lake.HISTORY_PARTITION)
@@ -194,6 +196,7 @@ def _events(
             "event_id",
             sf.unix_micros("event_time").alias("event_time_us"),
             sf.unix_micros("event_time").alias("arrival_us"),
+            sf.unix_micros("watermark").alias("watermark_us"),
             *(
                 sf.unix_micros(field.name).alias(field.name)
                 if field.type == "timestamp"
@@ -226,14 +229,19 @@ def _labels(
     )
 
 
-def fold_stage(rows: DataFrame, plan: Plan, stage: StagePlan) -> DataFrame:
-    """Fold one stage: its key's rows together, in the order of the stage's log."""
+def fold_stage(
+    rows: DataFrame, plan: Plan, stage: StagePlan, first_logged_us: int = NEVER_US
+) -> DataFrame:
+    """Fold one stage: its key's rows together, in the order of the stage's log.
+
+    No row that is part of a log has an event time (µs) before `first_logged_us`.
+    """
     made = [st.StructField(name, st.DoubleType()) for name in _columns_made_by(plan, stage)]
     schema = st.StructType([*rows.schema.fields, *made])
     ordered = rows.repartition(stage.key_column).sortWithinPartitions(
         stage.key_column, *_log_order(stage)
     )
-    return ordered.mapInArrow(fold_partition(plan, stage.index), schema)
+    return ordered.mapInArrow(fold_partition(plan, stage.index, first_logged_us), schema)
 
 
 def _log_order(stage: StagePlan) -> list[Column]:
@@ -257,14 +265,18 @@ def _columns_made_by(plan: Plan, stage: StagePlan) -> list[str]:
 
 
 def fold_partition(
-    plan: Plan, stage_index: int
+    plan: Plan, stage_index: int, first_logged_us: int = NEVER_US
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """What Spark runs on a partition sorted by key: columns as they came, plus the stage's own."""
+    """What Spark runs on a partition sorted by key: columns as they came, plus the stage's own.
+
+    A key of more rows than a batch streams through: what its later rows do not reach is let go of.
+    """
     stage = plan.stages[stage_index]
     made = _columns_made_by(plan, stage)
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         fold = Fold(plan, stage_index)
+        key, settled_us = None, NEVER_US
         for batch in batches:
             if batch.num_rows == 0:
                 continue
@@ -274,9 +286,24 @@ def fold_partition(
             columns |= {name: folded.column(name) for name in made}
             yield pa.RecordBatch.from_pydict(columns)
             # Rows come sorted by key: only the last one can go on in the next batch.
-            fold.keep_only(batch.column(stage.key_column)[-1].as_py())
+            last = batch.column(stage.key_column)[-1].as_py()
+            if last != key:
+                key, settled_us = last, NEVER_US
+            if first_logged_us != NEVER_US:
+                own = batch.filter(pc.equal(batch.column(stage.key_column), key))
+                settled_us = max(settled_us, _settled_us(plan, stage, own, first_logged_us))
+            fold.keep_only(key, settled_us)
 
     return run
+
+
+def _settled_us(plan: Plan, stage: StagePlan, rows: pa.RecordBatch, first_logged_us: int) -> int:
+    """No event that follows these rows of one key, in the order of its log, is older."""
+    if rows.column(stage.seq_column)[-1].as_py() is None:
+        # Still history, which is in order of arrival.
+        return min(int(rows.column("arrival_us")[-1].as_py()), first_logged_us)
+    heard = pc.max(rows.column("watermark_us")).as_py()
+    return NEVER_US if heard is None else int(heard) - plan.lateness_us
 
 
 def _rows(plan: Plan, batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -21,7 +21,7 @@ from features.errors import SnapshotError
 from features.expressions import evaluate
 from features.layout import Layout
 from features.plan import Plan
-from features.state import NEVER_US, State
+from features.state import State
 from features.vocabulary import Comparison
 from features.wire import (
     DUPLICATE,
@@ -29,6 +29,7 @@ from features.wire import (
     KIND_LABEL,
     LOG_EVENTS,
     LOG_STAGES,
+    NEVER_US,
     ROW_BITS,
     row_schema,
 )
@@ -256,13 +257,17 @@ class Fold:
                     columns[column.name] = pa.array(values, pa.float64(), mask=mask)
         return pa.RecordBatch.from_arrays(list(columns.values()), schema=self._schema)
 
-    def keep_only(self, key: str | None) -> None:
-        """Forget every key but one: rows that come sorted by key need no more."""
+    def keep_only(self, key: str | None, settled_us: int = NEVER_US) -> None:
+        """Forget every key but one: rows that come sorted by key need no more.
+
+        Nor do they need what no event of that key reaches, if none comes below `settled_us`.
+        """
         slot = None
         if key is not None and self.keys:
             slot = int(self._state.slots(pa.array([key], pa.string()))[0])
-        self._state.keep_only(slot)
-        self._rewrite_seen(only_key=key or "")
+        self._state.keep_only(slot, settled_us)
+        before_us = NEVER_US if settled_us == NEVER_US else settled_us - self.plan.lateness_us
+        self._rewrite_seen(before_us=before_us, only_key=key or "")
 
     def snapshot(self) -> bytes:
         """The whole state, to be written somewhere durable; `restore` is its inverse."""

@@ -7,6 +7,7 @@ that are committed together with the rows. A writer that died finds its place in
 from __future__ import annotations
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
@@ -37,8 +38,8 @@ def schema(table: str, plan: Plan) -> pa.Schema:
             pa.field(f.name, _TIME if f.type == "timestamp" else arrow_type(f)) for f in plan.fields
         ]
         verdict = pa.field("verdict", pa.string())
-        broker = pa.field("broker_time", _TIME)
-        return pa.schema([*_ORIGIN, verdict, broker, *_EVENT, *fields, *seqs, _DATE])
+        times = [pa.field("broker_time", _TIME), pa.field("watermark", _TIME)]
+        return pa.schema([*_ORIGIN, verdict, *times, *_EVENT, *fields, *seqs, _DATE])
     if table == "labels" and plan.label is not None:
         keys = [pa.field(key, pa.string()) for key in plan.label.keys]
         times = [pa.field("broker_time", _TIME), pa.field("known_time", _TIME)]
@@ -86,6 +87,23 @@ def open_table(table: str) -> DeltaTable | None:
         return DeltaTable(table_uri(table))
     except TableNotFoundError:
         return None
+
+
+def first_logged_us() -> int:
+    """No event read from a topic has an earlier event time (µs); the largest integer without one.
+
+    Told from the statistics of the table's files.
+    """
+    found = open_table("events")
+    files = pa.table(found.get_add_actions(flatten=True)) if found is not None else None
+    if files is None or not files.num_rows:
+        return 2**63 - 1
+    partition, first = files["max.origin_partition"], files["min.event_time"].cast(pa.int64())
+    if partition.null_count or first.null_count:
+        # A file without statistics may hold anything.
+        return 0
+    logged = first.filter(pc.greater(partition, HISTORY_PARTITION))
+    return int(pc.min(logged).as_py()) if len(logged) else 2**63 - 1
 
 
 def transaction_version(table: str, app_id: str) -> int:

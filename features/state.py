@@ -14,16 +14,15 @@ import pyarrow as pa
 
 from features.coding import hashes, string_buffers
 from features.layout import Layout
+from features.wire import NEVER_US
 from kernels import keys as key_table
-from kernels.arena import BEFORE_ALL, Arena
+from kernels.arena import Arena
 from kernels.segments import rebuild, reserve
 from kernels.windows import fold_rows
 
 _FEWEST_KEYS, _FEWEST_ROWS = 64, 512
 _BY_KEY = Arena._fields.index("held")
 """The arena's arrays before this one have a row for each key."""
-
-NEVER_US = int(BEFORE_ALL)
 
 
 class State:
@@ -144,10 +143,10 @@ class State:
         self._rebuild(settled_us, 0, slack=8)
         self._keep(np.flatnonzero(self._arena.length[: self.keys] > 1))
 
-    def keep_only(self, slot: int | None) -> None:
-        """Forget every key but one: rows that come sorted by key need no more."""
+    def keep_only(self, slot: int | None, settled_us: int = NEVER_US) -> None:
+        """Forget every key but one, and of that one what no event reaches any more."""
         self._keep(np.array([] if slot is None else [slot], np.int64))
-        self._rebuild(NEVER_US, 0, slack=8)
+        self._rebuild(settled_us, 0, slack=8)
 
     def _keep(self, slots: npt.NDArray[np.int64]) -> None:
         if len(slots) == self.keys:

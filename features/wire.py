@@ -59,6 +59,10 @@ def row_schema(plan: Plan) -> pa.Schema:
     return schema
 
 
+NEVER_US = -(2**63)
+"""A stamp where nothing has been heard yet: anything may still come."""
+
+
 def _compile_schema(plan: Plan) -> pa.Schema:
     columns = [
         pa.field("kind", pa.int8()),

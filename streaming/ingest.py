@@ -28,6 +28,7 @@ from features.wire import (
     LATE,
     LOG_EVENTS,
     LOG_LABELS,
+    NEVER_US,
     DeadLetter,
     dead_letter_topic,
     late_topic,
@@ -55,8 +56,6 @@ PACK_S = 0.006
 MAX_RECORDS = 1000
 COMMIT_EVERY_S = 1.0
 """A crash repeats at most this much; a commit waits for every delivery before it."""
-
-NO_WATERMARK_US = -(2**63)
 
 
 class Source:
@@ -101,7 +100,7 @@ class Source:
         time_us = values[1]
         self.contract.check_not_future(time_us, broker_time_us)
         partition = record.partition()
-        watermark_us = self.watermarks_us.get(partition, NO_WATERMARK_US)
+        watermark_us = self.watermarks_us.get(partition, NEVER_US)
         late = self.is_event and time_us < watermark_us - self._lateness_us
         if time_us > watermark_us:
             watermark_us = self.watermarks_us[partition] = time_us
@@ -253,7 +252,7 @@ class Ingest:
         offsets = []
         for topic, partition in self._moved:
             source = self._sources[topic]
-            watermark_us = source.watermarks_us.get(partition, NO_WATERMARK_US)
+            watermark_us = source.watermarks_us.get(partition, NEVER_US)
             offsets.append(
                 TopicPartition(
                     topic, partition, source.next_offsets[partition], metadata=str(watermark_us)

@@ -15,7 +15,7 @@ from confluent_kafka import Message
 from features import lake
 from features.errors import WireError
 from features.plan import Plan
-from features.wire import FOLDED, KIND_EVENT, VERDICTS, DeadLetter
+from features.wire import FOLDED, KIND_EVENT, LATE, NEVER_US, VERDICTS, DeadLetter
 
 _TIME = pa.timestamp("us", tz="UTC")
 
@@ -25,6 +25,13 @@ def events(plan: Plan, rows: pa.Table) -> pa.Table:
     rows = rows.filter(pc.equal(rows.column("kind"), KIND_EVENT))
     columns = {name: rows.column(name) for name in rows.schema.names} | _times(rows)
     columns["verdict"] = pa.array(VERDICTS).take(rows.column("verdict"))
+    # What came late went round the stages, and says nothing of what they still wait for.
+    known = pc.and_(
+        pc.not_equal(rows.column("watermark_us"), NEVER_US),
+        pc.not_equal(rows.column("verdict"), LATE),
+    )
+    watermark = pc.if_else(known, rows.column("watermark_us"), pa.scalar(None, pa.int64()))
+    columns["watermark"] = watermark.cast(_TIME)
     return _table("events", plan, columns)
 
 

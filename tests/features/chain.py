@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from features import lake
 from features.fold import Fold
 from features.plan import Plan
-from features.wire import KIND_EVENT, KIND_LABEL, LATE, VERDICTS, partition_of, row_schema
+from features.wire import KIND_EVENT, KIND_LABEL, LATE, NEVER_US, VERDICTS, partition_of, row_schema
 from tests.features.rows import batch
 
 Raw = dict[str, Any]
@@ -197,6 +197,10 @@ def _as(schema: pa.Schema, rows: pa.Table, plan: Plan) -> pa.Table:
             columns.append(pa.array([VERDICTS[v] for v in rows["verdict"].to_pylist()]))
         elif field.name == "fingerprint":
             columns.append(pa.array([plan.fingerprint] * rows.num_rows))
+        elif field.name == "watermark":
+            stamps = rows["watermark_us"]
+            unknown = pc.or_kleene(pc.equal(stamps, NEVER_US), pc.equal(rows["verdict"], LATE))
+            columns.append(pc.if_else(unknown, None, stamps).cast(field.type))
         elif f"{field.name}_us" in rows.schema.names:
             columns.append(rows[f"{field.name}_us"].cast(field.type))
         else:

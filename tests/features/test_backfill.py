@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -10,12 +11,15 @@ from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
 from features import lake
-from features.backfill import backfill, publish
+from features.backfill import backfill, fold_partition, publish
 from features.catalog import load_plan
 from features.errors import PenstockError
-from features.plan import Plan
+from features.fold import Fold
+from features.plan import Plan, compile_plan
 from features.reference import Fact, stage_columns
-from features.wire import KIND_EVENT, KIND_LABEL
+from features.vocabulary import Entity, Event, FeatureSet, Integer, Text, count, hours, minutes
+from features.vocabulary import max as largest
+from features.wire import KIND_EVENT, KIND_LABEL, NEVER_US
 from penstock import prove
 from tests.features.chain import DAY_US, START_US, day_of, payments, stream
 
@@ -26,7 +30,14 @@ PLAN = load_plan("card_fraud")
 @pytest.fixture(scope="module")
 def report(own_lake: Path, spark: SparkSession) -> dict:
     stream(PLAN, payments(seed=1))
-    return backfill(PLAN, spark=spark)
+    # Keys go on from batch to batch.
+    rows_per_batch = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    usual = spark.conf.get(rows_per_batch)
+    spark.conf.set(rows_per_batch, "64")
+    try:
+        return backfill(PLAN, spark=spark)
+    finally:
+        spark.conf.set(rows_per_batch, usual)
 
 
 def by_origin(table: str) -> pa.Table:
@@ -127,3 +138,51 @@ def test_random_feature_sets_agree_with_the_reference(spark: SparkSession) -> No
     assert result["counterexample"] is None
     assert result["spark_cases"] == 3
     assert result["executors"] == ["reference", "kernel", "stream", "spark"]
+
+
+@pytest.mark.parametrize("logged", [False, True])
+def test_a_hot_key_streams_through(logged: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    person = Entity("person_id")
+    sales = Event(
+        "shop.sale.v1",
+        id="sale_id",
+        time="at",
+        key=person,
+        lateness=hours(1),
+        fields={"person_id": Text(), "price": Integer(min=0, max=1000)},
+    )
+    features = [count(by=person, over=minutes(10)), largest(sales.price, by=person, over=hours(1))]
+    plan = compile_plan(FeatureSet("hot", event=sales, features=features))
+    rows = 200_000
+    times = pa.array(START_US + np.arange(rows) * 1_000_000)
+    nothing = pa.nulls(rows, pa.int64())
+    table = pa.table(
+        {
+            "kind": pa.array(np.full(rows, KIND_EVENT, np.int8)),
+            "verdict": pa.array(np.zeros(rows, np.int8)),
+            "event_id": [f"s{i}" for i in range(rows)],
+            "event_time_us": times,
+            "arrival_us": times,
+            "watermark_us": times if logged else nothing,
+            "person_seq": pa.array(np.arange(rows)) if logged else nothing,
+            "person_id": ["p"] * rows,
+            "price": np.arange(rows) % 1000,
+        }
+    )
+    most = []
+
+    class Watched(Fold):
+        def keep_only(self, key: str | None, settled_us: int = NEVER_US) -> None:
+            super().keep_only(key, settled_us)
+            most.append((self.entries, self.state_bytes))
+
+    monkeypatch.setattr("features.backfill.Fold", Watched)
+    batches = table.to_batches(5_000)
+    first_logged_us = START_US if logged else 2**63 - 1
+    streamed = pa.Table.from_batches(fold_partition(plan, 0, first_logged_us)(batches))
+    # An hour of the window, and of a log the lateness.
+    assert max(entries for entries, _ in most) <= 2 * 3600 + 1
+    assert max(size for _, size in most) < 4_000_000
+    held = pa.Table.from_batches(fold_partition(plan, 0)(batches))
+    assert most[-1][0] == rows
+    assert streamed.equals(held)
