@@ -16,20 +16,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.coding import hashes, ints
+from features.duration import DAY_US, HOUR_US, MINUTE_US
 from kernels.elementwise import log1p, quotient
 
 Floats = npt.NDArray[np.float64]
 Formula = tuple[Any, ...]
 
-_DAY_US, _HOUR_US, _MINUTE_US = 86_400_000_000, 3_600_000_000, 60_000_000
-
 TIME_PARTS: dict[str, Callable[[Any], Any]] = {
     # 1970-01-01 was a Thursday: day 0 of the epoch is weekday 3.
-    "day_of_week": lambda us: (us // _DAY_US + 3) % 7,
-    "hour_of_day": lambda us: us // _HOUR_US % 24,
-    "minute_of_day": lambda us: us // _MINUTE_US % 1440,
-    "is_weekend": lambda us: (us // _DAY_US + 3) % 7 >= 5,
-    "is_night": lambda us: us // _HOUR_US % 24 <= 6,
+    "day_of_week": lambda us: (us // DAY_US + 3) % 7,
+    "hour_of_day": lambda us: us // HOUR_US % 24,
+    "minute_of_day": lambda us: us // MINUTE_US % 1440,
+    "is_weekend": lambda us: (us // DAY_US + 3) % 7 >= 5,
+    "is_night": lambda us: us // HOUR_US % 24 <= 6,
 }
 """Parts of the event time in UTC, each from int64 [n] µs."""
 

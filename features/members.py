@@ -23,7 +23,9 @@ _END_US = (datetime(2262, 1, 1, tzinfo=UTC) - _EPOCH) // _MICROSECOND
 """Past it, nanoseconds since 1970 (pandas, Parquet readers) no longer fit 64 bits."""
 
 _TIME_PATTERN = r"^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:?\d{2})$"
-_INT64 = (-(2**63), 2**63 - 1)
+_INT64 = (1 - 2**63, 2**63 - 1)
+"""The integers that are accepted: the kernels keep the smallest of all for where there is none."""
+
 _LARGEST_FLOAT = 1e300
 """Features are computed from it: a sum of such numbers is still no infinity."""
 
@@ -330,8 +332,8 @@ def member_of(field: FieldPlan, is_key: bool) -> Member:
             most if high is None else high / unit,
             field.decimals,
         )
-    smallest = _INT64[0] if low is None else int(low)
-    largest = _INT64[1] if high is None else int(high)
+    smallest = _INT64[0] if low is None else max(_INT64[0], int(low))
+    largest = _INT64[1] if high is None else min(_INT64[1], int(high))
     if field.type == "money":
         return MoneyMember(name, smallest, largest, field.currency)
     return IntegerMember(name, smallest, largest)

@@ -127,6 +127,21 @@ def value_or_zero(count: Ints, value: Ints) -> Floats:
     return (value * (count > 0)).astype("float64")
 
 
+def read_or_zero(value: Ints) -> Floats:
+    """float64 of a value that was read; 0 where it is `NONE`."""
+    return (value * (value != NONE)).astype("float64")
+
+
+def counters(coding: str, codes: int) -> tuple[Primitive, ...]:
+    """How often each code from 0 on occurs."""
+    return tuple(Primitive("counter", coding=coding, parameter=code) for code in range(codes))
+
+
+def numbered(k: int) -> tuple[str, ...]:
+    """The endings of k columns of a list."""
+    return tuple(f"_{n}" for n in range(1, k + 1))
+
+
 def seconds_since(newest_us: Ints, times_us: Ints, over_us: int) -> Floats:
     """Seconds from a time that was read to the event; the window's length where none qualified."""
     since_us = times_us - newest_us

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive, Terms
+from features.duration import duration_name
 
 
 class Decay(Aggregation):
@@ -28,8 +29,6 @@ class Decay(Aggregation):
         return (Primitive("decayed", parameter=terms.parameters[0]),)
 
     def columns(self, terms: Terms) -> tuple[str, ...]:
-        from features.duration import duration_name
-
         return (f"_half_{duration_name(terms.parameters[0])}",)
 
     def result(self, primitives: Sequence[Ints], times_us: Ints, terms: Terms) -> Floats:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive, Terms
+from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive, Terms, counters
 
 
 class Entropy(Aggregation):
@@ -18,10 +18,7 @@ class Entropy(Aggregation):
     unit = "nat"
 
     def primitives(self, terms: Terms) -> tuple[Primitive, ...]:
-        return tuple(
-            Primitive("counter", coding="code", parameter=code)
-            for code in range(len(terms.categories))
-        )
+        return counters("code", len(terms.categories))
 
     def result(self, primitives: Sequence[Ints], times_us: Ints, terms: Terms) -> Floats:
         import numpy as np

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive, Terms
+from features.aggregations.base import Aggregation, Entry, Floats, Ints, Primitive, Terms, counters
 
 
 class Histogram(Aggregation):
@@ -28,10 +28,7 @@ class Histogram(Aggregation):
         return made
 
     def primitives(self, terms: Terms) -> tuple[Primitive, ...]:
-        return tuple(
-            Primitive("counter", coding="bucket", parameter=code)
-            for code in range(len(terms.parameters) + 1)
-        )
+        return counters("bucket", len(terms.parameters) + 1)
 
     def columns(self, terms: Terms) -> tuple[str, ...]:
         edges = terms.parameters

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from features.aggregations.base import (
-    NONE,
     Aggregation,
     Entry,
     Floats,
     Ints,
     Primitive,
     Terms,
+    numbered,
+    read_or_zero,
     small_count,
 )
 
@@ -32,10 +33,10 @@ class LastK(Aggregation):
         return tuple(Primitive("last_value", parameter=n) for n in range(terms.parameters[0]))
 
     def columns(self, terms: Terms) -> tuple[str, ...]:
-        return tuple(f"_{n}" for n in range(1, terms.parameters[0] + 1))
+        return numbered(terms.parameters[0])
 
     def result(self, primitives: Sequence[Ints], times_us: Ints, terms: Terms) -> list[Floats]:
-        return [(value * (value != NONE)).astype("float64") for value in primitives]
+        return [read_or_zero(value) for value in primitives]
 
     def reference(self, entries: Sequence[Entry], now: Entry, terms: Terms) -> list[float]:
         newest = [float(entry.value) for entry in reversed(entries)]

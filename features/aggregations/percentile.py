@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from features.aggregations.base import (
-    NONE,
     Aggregation,
     Entry,
     Floats,
     Ints,
     Primitive,
     Terms,
+    read_or_zero,
 )
 
 
@@ -29,7 +29,7 @@ class Percentile(Aggregation):
         p = given.get("p")
         if isinstance(p, bool) or not isinstance(p, int | float) or not 0 < p <= 100:
             raise ValueError(f"p= is {p!r}; give a percentage above 0, up to 100")
-        if round(p * 100) != p * 100:
+        if abs(round(p * 100) - p * 100) > 1e-9:
             raise ValueError(f"p= is {p!r}; give at most two decimals")
         return (round(p * 100),)
 
@@ -40,8 +40,7 @@ class Percentile(Aggregation):
         return (f"_p{terms.parameters[0] / 100:g}",)
 
     def result(self, primitives: Sequence[Ints], times_us: Ints, terms: Terms) -> Floats:
-        value = primitives[0]
-        return (value * (value != NONE)).astype("float64")
+        return read_or_zero(primitives[0])
 
     def reference(self, entries: Sequence[Entry], now: Entry, terms: Terms) -> float:
         if not entries:

@@ -12,6 +12,8 @@ from features.aggregations.base import (
     Ints,
     Primitive,
     Terms,
+    counters,
+    numbered,
     small_count,
 )
 
@@ -32,13 +34,10 @@ class TopK(Aggregation):
         return (small_count("k", given.get("k"), 64),)
 
     def primitives(self, terms: Terms) -> tuple[Primitive, ...]:
-        return tuple(
-            Primitive("counter", coding="code", parameter=code)
-            for code in range(len(terms.categories))
-        )
+        return counters("code", len(terms.categories))
 
     def columns(self, terms: Terms) -> tuple[str, ...]:
-        return tuple(f"_{n}" for n in range(1, terms.parameters[0] + 1))
+        return numbered(terms.parameters[0])
 
     def result(self, primitives: Sequence[Ints], times_us: Ints, terms: Terms) -> list[Floats]:
         import numpy as np
