@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,20 +28,20 @@ PRIMITIVES = (
     "counter",
     "distinct",
     "quantile",
-    "gap_square_low",
-    "gap_square_high",
+    "gap_squares",
     "decayed",
     "own",
 )
-"""Every kind of primitive an aggregation can ask for."""
+"""Every kind of primitive an aggregation can ask for. `gap_squares` gives two numbers, the low half
+of a sum and its high half; each of the others gives one."""
 
 _VALUELESS = {
     "one",
     "first_time",
     "last_time",
     "previous_time",
-    "gap_square_low",
-    "gap_square_high",
+    "gap_squares",
+    "gap_squares_high",
 }
 
 
@@ -83,7 +83,7 @@ class Layout:
         wanted: list[tuple[_Range, list[_Reading]]] = []
         for window in stage.windows:
             key = (window.over_us, window.delay_us, window.resolution_us)
-            needs = [self._reading(window, need) for need in primitives_of(window)]
+            needs = [r for need in primitives_of(window) for r in self._readings(window, need)]
             held = ranges.setdefault(key, [])
             held.extend(need for need in needs if need not in held)
             wanted.append((key, needs))
@@ -96,7 +96,7 @@ class Layout:
         self._places = [[place[key, need] for need in needs] for key, needs in wanted]
         self.spec = _Compiler(self.values, self._marked).compile(ranges)
 
-    def _reading(self, window: WindowPlan, need: Primitive) -> _Reading:
+    def _readings(self, window: WindowPlan, need: Primitive) -> list[_Reading]:
         mask = ARRIVED if self._stage.uses_label else 0
         if window.where >= 0:
             mask |= FIRST_CONDITION << window.where
@@ -107,7 +107,11 @@ class Layout:
             # In a block of entries each extreme is merged in its own way, in a column of its own.
             coarse = window.resolution_us and need.kind in _EXTREMES and not mask
             value = self._value(_coded(window, need.coding), need.kind if coarse else "")
-        return _Reading(need.kind, value, mask, need.parameter)
+        reading = _Reading(need.kind, value, mask, need.parameter)
+        if need.kind != "gap_squares":
+            return [reading]
+        # The kernel writes both when it makes the first: they stand next to each other.
+        return [reading, replace(reading, kind="gap_squares_high")]
 
     def _value(self, coded: Coded, owner: str) -> int:
         """The place of a value among those of an event; each owner has its own."""

@@ -48,12 +48,12 @@ KINDS = (
     "counter",
     "distinct",
     "quantile",
-    "gap_square_low",
-    "gap_square_high",
+    "gap_squares",
+    "gap_squares_high",
     "decayed",
     "own",
 )
-"""What a reading can be. The two halves of the gaps' squares stand next to each other."""
+"""What a reading can be. The high half of `gap_squares` follows the low one, and is made with it."""
 
 ONE, VALUE, SQUARE_LOW, SQUARE_HIGH, FIRST, LAST, PREVIOUS, EXTREME, COUNTER = (
     0,
@@ -66,7 +66,7 @@ ONE, VALUE, SQUARE_LOW, SQUARE_HIGH, FIRST, LAST, PREVIOUS, EXTREME, COUNTER = (
     7,
     8,
 )
-DISTINCT, QUANTILE, GAP_SQUARE_LOW, GAP_SQUARE_HIGH, DECAYED, OWN = 9, 10, 11, 12, 13, 14
+DISTINCT, QUANTILE, GAP_SQUARES, GAP_SQUARES_HIGH, DECAYED, OWN = 9, 10, 11, 12, 13, 14
 
 
 @njit(cache=True)
@@ -279,7 +279,7 @@ def _read(
         out[p, i] = readings.distinct(held, at, mark, mask, parameter, low, high)
     elif kind == QUANTILE:
         out[p, i] = readings.quantile(held, at, mark, mask, parameter, low, high)
-    elif kind == GAP_SQUARE_LOW:
+    elif kind == GAP_SQUARES:
         out[p, i], out[p + 1, i] = readings.gap_squares(held, mark, mask, low, high)
 
 

@@ -18,8 +18,7 @@ class SecondsBetweenStd(Aggregation):
         Primitive("one"),
         Primitive("first_time"),
         Primitive("last_time"),
-        Primitive("gap_square_low"),
-        Primitive("gap_square_high"),
+        Primitive("gap_squares"),
     )
     formula = "sqrt(m·Σ d² − (Σ d)²) / m / 10⁶ of the m = n − 1 times d between neighbours, µs"
     empty = "0, as with one event"

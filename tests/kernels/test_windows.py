@@ -195,9 +195,9 @@ def reading(layout: Layout, p: int, entries: list[Any], i: int) -> int:
             return sum(values)
         total = sum(value * value for value in values)
         return wrapped(total if kind == "square_low" else total >> 64)
-    if kind in ("gap_square_low", "gap_square_high"):
+    if kind in ("gap_squares", "gap_squares_high"):
         gaps = [b[0] - a[0] for a, b in itertools.pairwise(entries)]
-        return sum(gap * gap for gap in gaps) if kind == "gap_square_low" else 0
+        return sum(gap * gap for gap in gaps) if kind == "gap_squares" else 0
     if kind in ("first", "last", "previous"):
         entries = [e for e in entries if kind != "previous" or e[1] != i]
         n = 0 if kind == "first" else len(entries) - 1 - parameter
