@@ -53,7 +53,7 @@ KINDS = (
     "decayed",
     "own",
 )
-"""What a reading can be. The high half of `gap_squares` follows the low one, and is made with it."""
+"""What a reading can be; the high half of `gap_squares` comes after the low one, and with it."""
 
 ONE, VALUE, SQUARE_LOW, SQUARE_HIGH, FIRST, LAST, PREVIOUS, EXTREME, COUNTER = (
     0,
