@@ -36,8 +36,8 @@ class State:
         self._layout = layout
         self.keys = 0
         """How many keys have state."""
-        self._known = key_table.empty(_FEWEST_KEYS, 16 * _FEWEST_KEYS)
-        self._arena = layout.arena(_FEWEST_KEYS, _FEWEST_ROWS)
+        self._known = _table(0, 0)
+        self._arena = layout.arena(len(self._known.hash), _FEWEST_ROWS)
         self._out = np.zeros(0, np.int64)
 
     @property
@@ -60,7 +60,7 @@ class State:
             done, self.keys = key_table.find(done, *buffers, self._known, self.keys, out)
             if done == len(out):
                 break
-            self._grow_keys(int(buffers[0][done + 1] - buffers[0][done]))
+            self._keep(np.arange(self.keys), int(buffers[0][done + 1] - buffers[0][done]))
         return out
 
     def hashes(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -68,17 +68,18 @@ class State:
         found: npt.NDArray[np.int64] = self._known.hash[slots]
         return found
 
-    def _grow_keys(self, text_bytes: int) -> None:
-        """Room for half as many keys again, and for one of some bytes."""
+    def _keep(self, slots: npt.NDArray[np.int64], text_bytes: int = 0) -> None:
+        """Keep the keys of some slots, with room for more of them and for one of some bytes."""
         known = self._known
-        room = max(_FEWEST_KEYS, self.keys + self.keys // 2)
-        named = int(known.end[self.keys])
-        larger = key_table.empty(room, named + named // 2 + text_bytes + 16 * _FEWEST_KEYS)
-        key_table.copy(known, np.arange(self.keys), larger)
-        self._known = larger
+        named = int((known.end[slots + 1] - known.end[slots]).sum())
+        self._known = _table(len(slots), named + text_bytes)
+        key_table.copy(known, slots, self._known)
+        room = len(self._known.hash)
         self._arena = Arena(
-            *(_grown(array, room) for array in self._arena[:_BY_KEY]), *self._arena[_BY_KEY:]
+            *(_grown(array[slots], room) for array in self._arena[:_BY_KEY]),
+            *self._arena[_BY_KEY:],
         )
+        self.keys = len(slots)
 
     def fold(
         self,
@@ -141,26 +142,14 @@ class State:
     def forget(self, settled_us: int) -> None:
         """Let go of what has expired, and of keys that have no entries left."""
         self._rebuild(settled_us, 0, slack=8)
-        self._keep(np.flatnonzero(self._arena.length[: self.keys] > 1))
+        alive = np.flatnonzero(self._arena.length[: self.keys] > 1)
+        if len(alive) < self.keys:
+            self._keep(alive)
 
     def keep_only(self, slot: int | None, settled_us: int = NEVER_US) -> None:
         """Forget every key but one, and of that one what no event reaches any more."""
         self._keep(np.array([] if slot is None else [slot], np.int64))
         self._rebuild(settled_us, 0, slack=8)
-
-    def _keep(self, slots: npt.NDArray[np.int64]) -> None:
-        if len(slots) == self.keys:
-            return
-        room = max(_FEWEST_KEYS, len(slots) + len(slots) // 2)
-        size = int((self._known.end[slots + 1] - self._known.end[slots]).sum())
-        known = key_table.empty(room, size + size // 2 + 16 * _FEWEST_KEYS)
-        key_table.copy(self._known, slots, known)
-        self._known = known
-        self._arena = Arena(
-            *(_grown(array[slots], room) for array in self._arena[:_BY_KEY]),
-            *self._arena[_BY_KEY:],
-        )
-        self.keys = len(slots)
 
     def pack(self) -> dict[str, Any]:
         """All of it as plain bytes and numbers; `unpack` is its inverse."""
@@ -178,19 +167,23 @@ class State:
     def unpack(self, packed: dict[str, Any]) -> None:
         """Take over what `pack` gave."""
         keys, used = packed["keys"], packed["rows"]
-        room = max(_FEWEST_KEYS, keys + keys // 2)
         ends = np.frombuffer(packed["ends"], np.int64)
         text = np.frombuffer(packed["text"], np.uint8)
-        self._known = key_table.empty(room, len(text) + len(text) // 2 + 16 * _FEWEST_KEYS)
-        self.keys = 0
+        self._known = _table(keys, len(text))
         out = np.empty(keys, np.int64)
         _, self.keys = key_table.find(0, ends, text, self._known, 0, out)
-        self._arena = self._layout.arena(room, max(_FEWEST_ROWS, used + used // 2))
+        self._arena = self._layout.arena(len(self._known.hash), max(_FEWEST_ROWS, used + used // 2))
         for array, saved in zip(self._arena[:_BY_KEY], packed["by_key"], strict=True):
             array[:keys] = np.frombuffer(saved, array.dtype).reshape(keys, *array.shape[1:])
         held = np.frombuffer(packed["held"], np.int64)
         self._arena.held[:used] = held.reshape(used, self._layout.columns)
         self._arena.used[0] = used
+
+
+def _table(keys: int, text_bytes: int) -> key_table.Keys:
+    """An empty table for some keys, and half as many again."""
+    room = text_bytes + text_bytes // 2 + 16 * _FEWEST_KEYS
+    return key_table.empty(max(_FEWEST_KEYS, keys + keys // 2), room)
 
 
 def _grown(array: Any, size: int) -> Any:
