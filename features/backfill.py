@@ -203,6 +203,7 @@ def _events(
                 else sf.col(field.name)
                 for field in plan.fields
             ),
+            *plan.derived_keys(plan.field_names),
             *(sf.col(stage.seq_column) for stage in plan.stages),
         )
     )
@@ -223,7 +224,8 @@ def _labels(
         "event_id",
         sf.unix_micros("event_time").alias("event_time_us"),
         sf.unix_micros("known_time").alias("arrival_us"),
-        *(sf.col(key) for key in plan.label.keys),
+        *plan.label.keys,
+        *plan.derived_keys(plan.label.keys),
         sf.col(plan.label.field).cast("tinyint").alias(plan.label.field),
         *(sf.col(stage.seq_column) for stage in plan.stages),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,30 @@ class Coded:
         if self.coding == "bucket":
             return np.searchsorted(np.array(self.edges), values, side="right").astype(np.int64)
         return values
+
+
+def composite_key(parts: Sequence[str]) -> str:
+    """One text for several.
+
+    Each but the last is led by its length in characters: `abc` and `x` give `3:abcx`. So two keys
+    are the same only where every part is, whatever characters are in them.
+    """
+    return "".join([f"{len(part)}:{part}" for part in parts[:-1]]) + parts[-1]
+
+
+def composite_keys(parts: Sequence[pa.Array]) -> pa.Array:
+    """`composite_key` of each row of columns of texts; null where one of them is."""
+    pieces: list[Any] = []
+    for part in parts[:-1]:
+        pieces += [pc.utf8_length(part).cast(pa.string()), ":", part]
+    return pc.binary_join_element_wise(*pieces, parts[-1], "")
+
+
+def derived_columns(
+    keys: Mapping[str, Sequence[str]], columns: Mapping[str, Any]
+) -> dict[str, pa.Array]:
+    """The columns of `plan.derived_keys(…)`, made of the columns of their fields."""
+    return {name: composite_keys([columns[part] for part in parts]) for name, parts in keys.items()}
 
 
 def ints(column: pa.Array) -> Any:

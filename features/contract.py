@@ -147,7 +147,7 @@ def label_schema(plan: Plan) -> dict[str, Any]:
 
 
 def _event_members(plan: Plan) -> list[Member]:
-    keys = {stage.key_column for stage in plan.stages}
+    keys = {name for stage in plan.stages for name in stage.key_fields}
     return [*_identity(plan), *(member_of(f, f.name in keys) for f in plan.fields)]
 
 

@@ -37,11 +37,13 @@ def schema(table: str, plan: Plan) -> pa.Schema:
         fields = [
             pa.field(f.name, _TIME if f.type == "timestamp" else arrow_type(f)) for f in plan.fields
         ]
+        fields += [pa.field(key, pa.string()) for key in plan.derived_keys(plan.field_names)]
         verdict = pa.field("verdict", pa.string())
         times = [pa.field("broker_time", _TIME), pa.field("watermark", _TIME)]
         return pa.schema([*_ORIGIN, verdict, *times, *_EVENT, *fields, *seqs, _DATE])
     if table == "labels" and plan.label is not None:
-        keys = [pa.field(key, pa.string()) for key in plan.label.keys]
+        held = [*plan.label.keys, *plan.derived_keys(plan.label.keys)]
+        keys = [pa.field(key, pa.string()) for key in held]
         times = [pa.field("broker_time", _TIME), pa.field("known_time", _TIME)]
         verdict = pa.field(plan.label.field, pa.bool_())
         return pa.schema([*_ORIGIN, *times, *_EVENT, *keys, verdict, *seqs, _DATE])

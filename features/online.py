@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.plan import Plan
-from features.redis_layout import LOAD_SCRIPT, ViewLayout, doubles, opened, stored_stages
+from features.redis_layout import LOAD_SCRIPT, Key, ViewLayout, doubles, opened, stored_stages
 from features.resp import Connection
 from features.settings import settings
 from features.wire import FOLDED, KIND_EVENT
@@ -74,11 +74,12 @@ class OnlineStore:
         self._for_reading.close()
         self._for_writing.close()
 
-    def read(self, keys: Mapping[str, Sequence[str]]) -> dict[str, Vectors]:
+    def read(self, keys: Mapping[str, Sequence[Key]]) -> dict[str, Vectors]:
         """The newest vectors of some keys.
 
         Args:
-            keys: the wanted keys of each stage, by its name.
+            keys: the wanted keys of each stage, by its name: a text, or a tuple where the entity
+                has several fields, in their declared order.
 
         Returns:
             The vectors by stage, in the order of its keys.
@@ -123,7 +124,7 @@ class OnlineStore:
         return written
 
     def _vectors(
-        self, view: ViewLayout, keys: Sequence[str], stamps: list[bytes | None]
+        self, view: ViewLayout, keys: Sequence[Key], stamps: list[bytes | None]
     ) -> Vectors:
         ours = [stamp for stamp in stamps if stamp is not None and stamp.startswith(view.own)]
         held = np.frombuffer(b"".join(ours), view.stamp)
@@ -158,7 +159,7 @@ class OnlineStore:
         self._count(view, result, age_s)
         return Vectors(view.columns, values, result, event_time_us, age_s, fingerprint, version)
 
-    def _columns(self, view: ViewLayout, keys: Sequence[str]) -> list[Any]:
+    def _columns(self, view: ViewLayout, keys: Sequence[Key]) -> list[Any]:
         """Every column and the Timestamp of some keys."""
         return self._for_reading.exchange(view.ask_columns(keys), len(keys)) if keys else []
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from features.aggregations import aggregations
 from features.aggregations.base import Terms
-from features.place import did_you_mean, wrong
+from features.place import Place, wrong
 from features.types import (
     Boolean,
     Category,
@@ -29,6 +30,7 @@ from features.vocabulary import (
     LARGEST_SUMMED,
     Comparison,
     Condition,
+    Entity,
     Event,
     Expression,
     Feature,
@@ -103,7 +105,7 @@ class LabelPlan:
     field: str
     known_after_us: int
     stage: int  # the stage whose log ingest routes it into
-    keys: tuple[str, ...]  # the entity keys it carries, in stage order
+    keys: tuple[str, ...]  # the fields of entity keys it carries, in stage order
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ class StagePlan:
     index: int
     name: str
     key_column: str
+    key_fields: tuple[str, ...]  # the key column alone, or the fields it is made of
     topic: str
     windows: tuple[WindowPlan, ...]
     outputs: tuple[str, ...]  # its columns that are features; others only feed expressions
@@ -215,6 +218,22 @@ class Plan:
         """The model's inputs, in order."""
         return [column.name for column in self.columns]
 
+    @property
+    def field_names(self) -> list[str]:
+        """The event's fields, in order."""
+        return [field.name for field in self.fields]
+
+    def derived_keys(self, fields: Collection[str]) -> dict[str, tuple[str, ...]]:
+        """The key columns that are made of several of these fields, each with its own.
+
+        They are columns of rows and of the lake, never members of a record.
+        """
+        return {
+            stage.key_column: stage.key_fields
+            for stage in self.stages
+            if len(stage.key_fields) > 1 and set(stage.key_fields) <= set(fields)
+        }
+
     def stage_named(self, name: str) -> StagePlan:
         """The stage of that name."""
         return next(stage for stage in self.stages if stage.name == name)
@@ -235,13 +254,12 @@ def compile_plan(feature_set: FeatureSet) -> Plan:
     for feature in feature_set.features:
         _check_sources(feature, feature_set)
     windows = _windows(feature_set.features)
-    entities = [event.key]
+    entities = {event.key: feature_set.place}
     for window in windows:
-        if window.entity not in entities:
-            entities.append(window.entity)
+        entities.setdefault(window.entity, window.place)
+    _refuse_entities_alike(entities)
     stages = tuple(
-        _stage(index, entity.name, event.field_of_entity(entity), windows, feature_set)
-        for index, entity in enumerate(entities)
+        _stage(index, entity, windows, feature_set) for index, entity in enumerate(entities)
     )
     label = None
     if feature_set.label is not None:
@@ -252,7 +270,7 @@ def compile_plan(feature_set: FeatureSet) -> Plan:
             field=feature_set.label.field,
             known_after_us=feature_set.label.known_after_us,
             stage=first,
-            keys=tuple(stage.key_column for stage in stages[first:]),
+            keys=tuple(dict.fromkeys(f for stage in stages[first:] for f in stage.key_fields)),
         )
     _refuse_taken_names(feature_set, stages)
     fields = tuple(_field(name, kind) for name, kind in event.fields.items())
@@ -302,10 +320,33 @@ def _refuse_duplicates(features_: list[Feature]) -> None:
             first[name] = feature
 
 
+def _refuse_entities_alike(entities: dict[Entity, Place]) -> None:
+    """A stage has a name of its own, and Feast knows each field of a key by such a name too."""
+    named: dict[str, Entity] = {}
+    ordered: dict[tuple[str, ...], Entity] = {}
+    for entity, place in entities.items():
+        other = ordered.setdefault(tuple(sorted(entity.fields)), entity)
+        if other != entity:
+            raise wrong(
+                place, f"{entity} is {other} in another order", f"use {other} in both places"
+            )
+        for each in (entity, *map(Entity, entity.fields)):
+            other = named.setdefault(each.name, each)
+            if other != each:
+                raise wrong(
+                    place,
+                    f"{each} and {other} are both named {each.name!r}",
+                    "give a field of the event another name",
+                )
+
+
 def _refuse_taken_names(feature_set: FeatureSet, stages: tuple[StagePlan, ...]) -> None:
     """A row has one column of a name."""
     taken = dict.fromkeys((*ROW_COLUMNS, *LAKE_COLUMNS), "a column of every row")
     taken |= {stage.seq_column: "a column of every row" for stage in stages}
+    for stage in stages:
+        if len(stage.key_fields) > 1:
+            taken[stage.key_column] = f"the key made of {' and '.join(stage.key_fields)}"
     event, label = feature_set.event, feature_set.label
     for name in event.fields:
         if name in taken:
@@ -380,14 +421,7 @@ def _check_sources(feature: Feature, feature_set: FeatureSet) -> None:
 
 def _check_window(window: Window, feature_set: FeatureSet) -> None:
     event, label = feature_set.event, feature_set.label
-    if not isinstance(event.fields.get(window.entity.key), Text):
-        raise wrong(
-            window.place,
-            f"{event.topic!r} has no column {window.entity.key!r} to group by",
-            did_you_mean(
-                window.entity.key, [n for n, t in event.fields.items() if isinstance(t, Text)]
-            ),
-        )
+    event.check_entity(window.entity, window.place)
     if isinstance(window.of, FieldRef):
         _check_source(window.of, window.of.source, event)
         _check_range(window, window.of)
@@ -448,13 +482,11 @@ def _bounds(kind: FieldType) -> tuple[float | None, float | None]:
     return low, kind.max
 
 
-def _stage(
-    index: int, name: str, key_column: str, windows: list[Window], feature_set: FeatureSet
-) -> StagePlan:
+def _stage(index: int, entity: Entity, windows: list[Window], feature_set: FeatureSet) -> StagePlan:
     own: list[WindowPlan] = []
     conditions: list[Condition] = []
     for window in windows:
-        if window.entity.key != key_column:
+        if window.entity != entity:
             continue
         field = window.of if isinstance(window.of, FieldRef) else None
         if window.where is not None and window.where not in conditions:
@@ -476,19 +508,20 @@ def _stage(
     if len(conditions) > MOST_CONDITIONS:
         raise wrong(
             feature_set.place,
-            f"features by {key_column!r} have {len(conditions)} different conditions",
+            f"features by {entity} have {len(conditions)} different conditions",
             f"use at most {MOST_CONDITIONS}",
         )
     return StagePlan(
         index=index,
-        name=name,
-        key_column=key_column,
-        topic=f"penstock.{feature_set.name}.{name}.v{feature_set.version}",
+        name=entity.name,
+        key_column=entity.key,
+        key_fields=entity.fields,
+        topic=f"penstock.{feature_set.name}.{entity.name}.v{feature_set.version}",
         windows=tuple(own),
         outputs=tuple(
             name
             for feature in feature_set.features
-            if isinstance(feature, Window) and feature.entity.key == key_column
+            if isinstance(feature, Window) and feature.entity == entity
             for name in feature.columns
         ),
         conditions=tuple(condition.comparisons for condition in conditions),
@@ -541,7 +574,7 @@ def _columns(feature: Feature) -> list[Column]:
     )
     coarse = f", edges every {feature.resolution_us / 6e7:g} min" if feature.resolution_us else ""
     meaning = (
-        f"{feature.aggregation} of {what} of the same {feature.entity.key} "
+        f"{feature.aggregation} of {what} of the same {' and '.join(feature.entity.fields)} "
         f"over {feature.over_us / 8.64e10:g} d, delayed {feature.delay_us / 8.64e10:g} d{coarse}"
         f"{', where ' + only if only else ''}: {aggregation.formula}; "
         f"{aggregation.empty} where there is none"

@@ -1,8 +1,10 @@
 """How vectors lie in Redis: Feast's layout, and the commands that read and write it.
 
-A key is Feast's serialised entity key (version 3) followed by the project. It holds a hash: a
-field for each column, named by the murmur3 hash of `view:column`, and `_ts:<view>`, the event time
-as a protobuf Timestamp. What is written here Feast's SDK reads, and what it writes is read here.
+A key is Feast's serialised entity key (version 3) followed by the project. An entity of several
+fields is to Feast several entities of one view, whose keys lie sorted by the fields' names. Under
+the key lies a hash: a field for each column, named by the murmur3 hash of `view:column`, and
+`_ts:<view>`, the event time as a protobuf Timestamp. What is written here Feast's SDK reads, and
+what it writes is read here.
 
 Our Timestamps carry one field more, which every reader of protobuf passes over: the definition's
 fingerprint, the vector's place in the order below, and the vector once more. So one field answers
@@ -26,7 +28,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import mmh3
@@ -38,8 +40,13 @@ from features.errors import WireError
 from features.plan import Plan, StagePlan
 from features.resp import bulk, command
 
+Key = str | tuple[str, ...]
+"""A key of a stage; where its entity has several fields, their texts in the declared order."""
+
 _OWN = 0x7A
 """The tag of our field in a Timestamp: number 15, of a length."""
+_TEXT = 2
+"""Feast's number of a string's type."""
 _DOUBLE = 0x29
 """The tag of a `double_val` in Feast's Value: number 5, of 64 bits."""
 _NULL = struct.pack("<Bd", _DOUBLE, np.nan)
@@ -141,16 +148,17 @@ class ViewLayout:
         ]
         self._project = plan.name.encode()
         self._key_column, self._seq_column = stage.key_column, stage.seq_column
+        self._key_fields = stage.key_fields
         self._get = self._command(b"HGET", [self._time_field])
         self._get_columns = self._command(b"HMGET", [*self._fields, self._time_field])
 
-    def ask(self, keys: Sequence[str]) -> bytes:
+    def ask(self, keys: Sequence[Key]) -> bytes:
         """The commands that read the Timestamps of some keys."""
-        return _each(*self._get, keys)
+        return self._each(*self._get, keys)
 
-    def ask_columns(self, keys: Sequence[str]) -> bytes:
+    def ask_columns(self, keys: Sequence[Key]) -> bytes:
         """The commands that read each column, then the Timestamp, of some keys."""
-        return _each(*self._get_columns, keys)
+        return self._each(*self._get_columns, keys)
 
     def put(self, rows: pa.RecordBatch) -> list[bytes]:
         """The commands that write the newest vector of each key of folded events."""
@@ -167,18 +175,36 @@ class ViewLayout:
         closings = self._closings(time_us[newest], seq[newest], values)
         opening = b"*%d\r\n" % (7 + 2 * len(self.columns))
         opening += b"".join(map(bulk, (b"EVALSHA", _SHA, b"1")))
-        heads = _Heads(opening, self._key_column, self._project)
+        heads = _Heads(opening, self._key_fields, self._project)
         packed, size = closings.tobytes(), closings.itemsize
+        keys = entities.dictionary.to_pylist()
+        if len(self._key_fields) > 1:
+            at = pa.array(newest)
+            keys = zip(
+                *(rows.column(f).take(at).to_pylist() for f in self._key_fields), strict=True
+            )
         return [
             b"%b%b%b" % (heads[len(key)], key, packed[number * size : (number + 1) * size])
-            for number, key in enumerate(map(str.encode, entities.dictionary.to_pylist()))
+            for number, key in enumerate(self._serialised(keys))
         ]
+
+    def _each(self, heads: _Heads, closing: bytes, keys: Sequence[Key]) -> bytes:
+        """A command for each key."""
+        begun = [heads[len(key)] + key for key in self._serialised(keys)]
+        return closing.join([*begun, b""])
+
+    def _serialised(self, keys: Iterable[Key]) -> Iterable[bytes]:
+        """What stands of each key after its head."""
+        if len(self._key_fields) == 1:
+            return map(str.encode, keys)
+        order = sorted(range(len(self._key_fields)), key=self._key_fields.__getitem__)
+        return (b"".join([_value(key[part].encode()) for part in order]) for key in keys)
 
     def _command(self, verb: bytes, fields: Sequence[bytes]) -> tuple[_Heads, bytes]:
         """What stands before and after the key in a command that reads fields."""
         opening = b"*%d\r\n%b" % (2 + len(fields), bulk(verb))
         closing = b"%b\r\n%b" % (self._project, b"".join(map(bulk, fields)))
-        return _Heads(opening, self._key_column, self._project), closing
+        return _Heads(opening, self._key_fields, self._project), closing
 
     def _closings(
         self,
@@ -220,26 +246,29 @@ class ViewLayout:
 
 
 class _Heads(dict[int, bytes]):
-    """What stands in a command before the entity's own key, by that key's length in bytes."""
+    """What stands in a command before the entity's own key, by that key's length in bytes.
 
-    def __init__(self, opening: bytes, key_column: str, project: bytes) -> None:
+    The type and length of a key of one field are part of its head; those of several stand before
+    each of them.
+    """
+
+    def __init__(self, opening: bytes, fields: Sequence[str], project: bytes) -> None:
         super().__init__()
-        name = key_column.encode()
-        text = 2  # Feast's number of the type
+        names = map(str.encode, sorted(fields))
         self._opening = opening
-        self._start = struct.pack("<III", 1, text, len(name)) + name + struct.pack("<I", text)
-        self._others = len(self._start) + 4 + len(project)
+        self._start = struct.pack("<I", len(fields)) + b"".join(map(_value, names))
+        self._is_one = len(fields) == 1
+        self._others = len(self._start) + 8 * self._is_one + len(project)
 
     def __missing__(self, length: int) -> bytes:
-        begun = self._start + struct.pack("<I", length)
+        begun = self._start + (struct.pack("<II", _TEXT, length) if self._is_one else b"")
         head = self[length] = b"%b$%d\r\n%b" % (self._opening, self._others + length, begun)
         return head
 
 
-def _each(heads: _Heads, closing: bytes, keys: Sequence[str]) -> bytes:
-    """A command for each key."""
-    begun = [heads[len(key)] + key for key in map(str.encode, keys)]
-    return closing.join([*begun, b""])
+def _value(text: bytes) -> bytes:
+    """A text as Feast serialises it, in a name or in a key."""
+    return struct.pack("<II", _TEXT, len(text)) + text
 
 
 def _varint(number: int) -> bytes:

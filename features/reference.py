@@ -27,7 +27,7 @@ class Fact:
 
     event_id: str
     time_us: int
-    key: str
+    key: str | tuple[str, ...]  # a tuple where an entity has several fields
     values: dict[str, Any]
     label: bool | None = None  # None on events
     duplicate: bool = False

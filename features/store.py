@@ -1,6 +1,6 @@
 """Feast objects made from the plan, and features as they were known at a point in time.
 
-One entity and one feature view per stage, one feature service per feature set. The online store
+One feature view per stage with an entity per field of its key, one feature service per feature set. The online store
 (Redis) holds each key's newest vector; features/online.py reads and writes it without Feast. The
 offline store (DuckDB) reads one Parquet file, made from the published rows whenever they have
 changed: Feast's Delta support contradicts our deltalake.
@@ -31,6 +31,7 @@ from features.plan import Plan, StagePlan
 from features.redis_layout import stored_stages, view_name
 from features.resp import no_answer
 from features.settings import settings
+from features.vocabulary import Entity
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -51,11 +52,14 @@ def apply(plan: Plan) -> dict[str, list[str]]:
     feast = _library()
     folder = settings().home / "feast"
     folder.mkdir(parents=True, exist_ok=True)
-    entities, views = [], []
-    for stage in stored_stages(plan):
-        entity = feast.Entity(
-            name=stage.name, join_keys=[stage.key_column], value_type=feast.ValueType.STRING
+    entities = {
+        field: feast.Entity(
+            name=Entity(field).name, join_keys=[field], value_type=feast.ValueType.STRING
         )
+        for field in _key_fields(plan)
+    }
+    views = []
+    for stage in stored_stages(plan):
         source = feast.FileSource(
             name=view_name(plan, stage),
             path=str(_offline_file(plan)),
@@ -66,13 +70,12 @@ def apply(plan: Plan) -> dict[str, list[str]]:
             feast.Field(name=name, dtype=feast.types.Float64, description=_meaning(plan, name))
             for name in stage.outputs
         ]
-        key = feast.Field(name=stage.key_column, dtype=feast.types.String)
-        entities.append(entity)
+        keys = [feast.Field(name=name, dtype=feast.types.String) for name in stage.key_fields]
         views.append(
             feast.FeatureView(
                 name=view_name(plan, stage),
-                entities=[entity],
-                schema=[key, *columns],
+                entities=[entities[name] for name in stage.key_fields],
+                schema=[*keys, *columns],
                 source=source,
                 ttl=timedelta(microseconds=plan.ttl_us),
                 owner=plan.owner,
@@ -84,14 +87,14 @@ def apply(plan: Plan) -> dict[str, list[str]]:
     )
     store = _open(plan)
     names = {
-        "entities": [entity.name for entity in entities],
+        "entities": [entity.name for entity in entities.values()],
         "views": [view.name for view in views],
         "services": [service.name],
     }
     gone = [v for v in store.list_feature_views() if v.name not in names["views"]]
     gone += [e for e in store.list_entities() if e.name not in names["entities"]]
     with _answering():
-        store.apply([*entities, *views, service], objects_to_delete=gone, partial=False)
+        store.apply([*entities.values(), *views, service], objects_to_delete=gone, partial=False)
     return names
 
 
@@ -100,7 +103,7 @@ def historical_features(plan: Plan, entities: pa.Table) -> pa.Table:
 
     Args:
         plan: the feature set.
-        entities: every stage's key column and `event_time` (timestamp, UTC); other columns are
+        entities: every stage's key fields and `event_time` (timestamp, UTC); other columns are
             kept.
 
     Returns:
@@ -136,7 +139,7 @@ def _refresh_offline(plan: Plan) -> None:
     if file.exists() and (pq.read_schema(file).metadata or {}).get(_VERSION) == version:
         return
     columns = [name for stage in stored_stages(plan) for name in stage.outputs]
-    keys = [stage.key_column for stage in stored_stages(plan)]
+    keys = _key_fields(plan)
     # Of vectors with one event time the one that came last in the stage's log is the newest.
     arrived = [
         f"make_timestamp(row_number() OVER (ORDER BY {stage.seq_column} NULLS FIRST, event_time,"
@@ -160,6 +163,11 @@ def _refresh_offline(plan: Plan) -> None:
             for batch in reader:
                 writer.write_batch(batch)
         Path(scratch).replace(file)
+
+
+def _key_fields(plan: Plan) -> list[str]:
+    """The fields by which stored vectors are found, each once."""
+    return list(dict.fromkeys(f for stage in stored_stages(plan) for f in stage.key_fields))
 
 
 def _offline_file(plan: Plan) -> Path:

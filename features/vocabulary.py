@@ -120,16 +120,36 @@ def seconds(n: float) -> int:
     return _duration(n, SECOND_US)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False)
 class Entity:
-    """Something windows are kept by, named after the event field that carries its key."""
+    """Something windows are kept by, named after the event fields that carry its key.
 
-    key: str
+    `Entity("customer_id", "terminal_id")` is a customer at a terminal: its windows look at events
+    that are the same in both fields.
+    """
+
+    fields: tuple[str, ...]
+
+    def __init__(self, *fields: str) -> None:
+        object.__setattr__(self, "fields", fields)
+        if not fields or not all(isinstance(each, str) and each for each in fields):
+            raise wrong(_caller(), f"{self}", "name one or more text fields of the event")
+        for each in fields:
+            if fields.count(each) > 1:
+                raise wrong(_caller(), f"{self} has {each!r} twice", "name each field once")
+
+    def __repr__(self) -> str:
+        return f"Entity({', '.join(map(repr, self.fields))})"
 
     @property
     def name(self) -> str:
-        """The stage's name: the key without `_id`."""
-        return self.key.removesuffix("_id")
+        """The stage's name: the fields without `_id`."""
+        return "_".join(each.removesuffix("_id") for each in self.fields)
+
+    @property
+    def key(self) -> str:
+        """The row's column that holds the key: the field itself, or one made of several."""
+        return self.fields[0] if len(self.fields) == 1 else f"{self.name}_key"
 
 
 LARGEST_SUMMED = 2**63 // 10**6
@@ -306,7 +326,7 @@ class Event:
         id: the text field that identifies an event; a second one within `lateness` of event time
             for the same first entity is a duplicate.
         time: the field that holds the event time (RFC 3339 with an offset).
-        key: the entity whose key is the message key.
+        key: the entity whose key is the message key, so it has one field.
         lateness: how far (µs) behind the newest event time of its raw partition an event may be.
         fields: the other fields by name; `payments.amount` or `payments["amount"]` is one of them.
     """
@@ -337,19 +357,24 @@ class Event:
                     f"{name!r} is declared as id or time and again as a field",
                     "leave it out of fields",
                 )
-        self.field_of_entity(key)
-
-    def field_of_entity(self, entity: Entity) -> str:
-        """The field that holds an entity's key; refused when the event has none."""
-        if not isinstance(self.fields.get(entity.key), Text):
+        if len(key.fields) > 1:
             raise wrong(
                 self._place,
-                f"entity {entity.key!r} is no text field of {self.topic!r}",
-                did_you_mean(
-                    entity.key, [n for n, t in self.fields.items() if isinstance(t, Text)]
-                ),
+                f"key= is {key}, but a message key is one field",
+                "give an entity of one field here, and the other to by=",
             )
-        return entity.key
+        self.check_entity(key, self._place)
+
+    def check_entity(self, entity: Entity, place: Place) -> None:
+        """Refuse an entity that is no text field of the event, or has a part that is none."""
+        texts = [name for name, kind in self.fields.items() if isinstance(kind, Text)]
+        for each in entity.fields:
+            if each not in texts:
+                raise wrong(
+                    place,
+                    f"{each!r} of {entity} is no text field of {self.topic!r}",
+                    did_you_mean(each, texts),
+                )
 
     def __getitem__(self, name: str) -> FieldRef:
         """A field by name, also where the event has an attribute of that name, as `time`."""
@@ -372,8 +397,8 @@ class Label:
 
     Args:
         topic: the users' topic of the label.
-        of: the event it speaks of; a label carries that event's id and time and every key it is
-            grouped by.
+        of: the event it speaks of; a label carries that event's id and time and every field of
+            the keys it is grouped by.
         field: the boolean field of the verdict.
         known_after: after this long (µs) an event without a label counts as false.
     """

@@ -78,6 +78,7 @@ def _compile_schema(plan: Plan) -> pa.Schema:
         pa.field("event_id", pa.string()),
         pa.field("event_time_us", pa.int64()),
         *(pa.field(f.name, arrow_type(f)) for f in plan.fields),
+        *(pa.field(key, pa.string()) for key in plan.derived_keys(plan.field_names)),
     ]
     if plan.label:
         columns.append(pa.field(plan.label.field, pa.int8()))

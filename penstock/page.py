@@ -61,7 +61,7 @@ def render(plan: Plan) -> str:
 
 def event_members(plan: Plan) -> list[Member]:
     """What a message of the event topic holds."""
-    keys = {stage.key_column for stage in plan.stages}
+    keys = {name for stage in plan.stages for name in stage.key_fields}
     return [*_identity(plan), *(_member(each, each.name in keys) for each in plan.fields)]
 
 
@@ -123,7 +123,7 @@ def _window(plan: Plan, column: Column, stage: StagePlan, window: WindowPlan) ->
     if window.resolution_us:
         over += f"; its edges are multiples of {span(window.resolution_us)}"
     facts = [
-        ("Of", f"events of the same {stage.key_column} (stage {stage.name})"),
+        ("Of", f"events of the same {' and '.join(stage.key_fields)} (stage {stage.name})"),
         ("Window", over),
         ("Formula", formula),
         *([("Unit", _unit(column.unit))] if column.unit else []),

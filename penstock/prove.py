@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 
 from features import reference
 from features.aggregations import aggregations
-from features.coding import pack_position, unpack_position
+from features.coding import derived_columns, pack_position, unpack_position
 from features.fold import Fold
 from features.plan import Plan, compile_plan
 from features.reference import Fact
@@ -74,6 +74,8 @@ OVERS = (seconds(30), minutes(1), minutes(7), hours(1), hours(5), days(1), days(
 DELAYS = (0, 0, 0, seconds(1), minutes(3), hours(2))
 RESOLUTIONS = (0, 0, 0, 0, seconds(10), minutes(1))
 LATENESS_US = hours(1)
+AWKWARD = ("", "a", "aa", "1:a", "1:", ":a", "a:", "3:a", "ż", "żż", "s0")
+"""Texts that run into each other where keys are put together carelessly."""
 KINDS = ("food", "fuel", "toys", "zażółć")
 ARGUMENTS: dict[str, Callable[[random.Random], dict[str, Any]]] = {
     "last_k": lambda chance: {"k": chance.randrange(1, 5)},
@@ -101,6 +103,8 @@ CONDITIONS = (
     "empty window",
     "coarse window",
     "row expression",
+    "key of several fields",
+    "awkward keys",
 )
 
 
@@ -137,12 +141,14 @@ def draw(number: int) -> Case:
     met["condition on a field"] += any(window.where >= 0 for window in windows)
     met["empty window"] += any(window.delay_us for window in windows)
     met["coarse window"] += any(window.resolution_us for window in windows)
+    met["key of several fields"] += any(len(stage.key_fields) > 1 for stage in plan.stages)
     met["row expression"] += any(column.formula for column in plan.columns)
     return Case(number, plan, rows, met)
 
 
 def _draw_plan(chance: random.Random) -> Plan:
     who, shop = Entity("who_id"), Entity("shop_id")
+    pair = Entity(*chance.sample(["who_id", "shop_id", "till"], chance.choice([2, 2, 3])))
     largest = chance.choice([10, 10**6, 9 * 10**12])
     sale = Event(
         "proof.sale.v1",
@@ -153,6 +159,7 @@ def _draw_plan(chance: random.Random) -> Plan:
         fields={
             "who_id": Text(),
             "shop_id": Text(),
+            "till": Text(),
             "price": Money("EUR", min=-largest, max=largest),
             "items": Integer(min=0, max=9),
             "sort": Category(*KINDS),
@@ -191,7 +198,7 @@ def _draw_plan(chance: random.Random) -> Plan:
         coarse = chance.choice(RESOLUTIONS)
         made = Aggregate(word)(
             chance.choice(of[aggregations()[word].takes]),
-            by=chance.choice([who, shop]),
+            by=chance.choice([who, shop, pair]),
             over=over,
             delay=delay,
             where=where,
@@ -227,7 +234,11 @@ def _draw_log(chance: random.Random, plan: Plan, met: Counter[str]) -> list[Row]
     events: list[Row] = []
     rows: list[Row] = []
     pace_us = chance.choice([seconds(1), seconds(40), minutes(20), hours(9)])
-    people, shops = chance.randrange(1, 6), chance.randrange(1, 5)
+    people, shops = ([f"{letter}{n}" for n in range(6)] for letter in "ws")
+    people, shops = people[: chance.randrange(1, 6)], shops[: chance.randrange(1, 5)]
+    if chance.random() < 0.5:
+        people, shops = chance.sample(AWKWARD, 6), chance.sample(AWKWARD, 4)
+        met["awkward keys"] += 1
     hot = chance.random() < 0.3
     price = next(f for f in plan.fields if f.name == "price")
     now_us, newest_us = START_US, START_US
@@ -248,8 +259,9 @@ def _draw_log(chance: random.Random, plan: Plan, met: Counter[str]) -> list[Row]
                 "kind": KIND_EVENT,
                 "event_id": f"e{number}",
                 "event_time_us": now_us - back_us,
-                "who_id": "w0" if hot and chance.random() < 0.8 else f"w{chance.randrange(people)}",
-                "shop_id": f"s{chance.randrange(shops)}",
+                "who_id": people[0] if hot and chance.random() < 0.8 else chance.choice(people),
+                "shop_id": chance.choice(shops),
+                "till": chance.choice(shops[:2]),
                 "price": chance.choice([0, price.minimum, price.maximum])
                 if chance.random() < 0.1
                 else chance.randint(int(price.minimum or 0), int(price.maximum or 0)),
@@ -306,16 +318,20 @@ def _draw_log(chance: random.Random, plan: Plan, met: Counter[str]) -> list[Row]
 
 
 def _label(about: Row, verdict: int) -> Row:
-    kept = {name: about[name] for name in ("event_id", "event_time_us", "who_id", "shop_id")}
+    names = ("event_id", "event_time_us", "who_id", "shop_id", "till")
+    kept = {name: about[name] for name in names}
     return kept | {"kind": KIND_LABEL, "refunded": verdict, "watermark_us": 0}
 
 
 def _batch(plan: Plan, rows: list[Row]) -> pa.RecordBatch:
     schema = row_schema(plan)
     zero = {"verdict": FOLDED, "broker_time_us": 0}
-    return pa.RecordBatch.from_pylist(
+    batch = pa.RecordBatch.from_pylist(
         [dict.fromkeys(schema.names) | zero | row for row in rows], schema=schema
     )
+    columns = dict(zip(schema.names, batch.columns, strict=True))
+    columns |= derived_columns(plan.derived_keys(plan.field_names), columns)
+    return pa.RecordBatch.from_pydict(columns, schema=schema)
 
 
 def by_reference(plan: Plan, rows: list[Row]) -> list[Row]:
@@ -330,7 +346,8 @@ def by_reference(plan: Plan, rows: list[Row]) -> list[Row]:
             fact = Fact(
                 row["event_id"],
                 row["event_time_us"],
-                row[stage.key_column],
+                # The fields themselves: were their text ambiguous, it would show.
+                tuple(row[name] for name in stage.key_fields),
                 values,
                 bool(row["refunded"]) if is_label else None,
             )
@@ -417,7 +434,8 @@ def by_spark(plan: Plan, rows: list[Row], spark: SparkSession) -> list[Row]:
 
     columns = [
         *("kind", "verdict", "origin_partition", "origin_offset", "event_id", "event_time_us"),
-        *(field.name for field in plan.fields),
+        *plan.field_names,
+        *plan.derived_keys(plan.field_names),
         *([plan.label.field] if plan.label else []),
     ]
     table = pa.Table.from_batches([_batch(plan, rows)]).select(columns)

@@ -12,11 +12,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from operator import itemgetter
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from features.catalog import load_plan
+from features.coding import composite_key
 from features.contract import Contract
 from features.errors import ContractError
 from features.plan import Plan
@@ -76,7 +78,7 @@ class Source:
         stage = plan.stages[0 if self.is_event else _label_stage(plan)]
         self.target = stage.topic
         names = self.contract.names
-        self._key_index = names.index(stage.key_column)
+        self._key = itemgetter(*map(names.index, stage.key_fields))
         tokens = {field.name for field in plan.fields if field.token}
         self._token_indices = [i for i, name in enumerate(names) if name in tokens]
         self._token = tokeniser.token
@@ -110,8 +112,12 @@ class Source:
                 replaced[index] = self._token(replaced[index])
             values = tuple(replaced)
         row = (partition, record.offset(), watermark_us, broker_time_us, *values)
-        target = -1 if late else partition_of(values[self._key_index], self._partitions)
-        return row, target
+        if late:
+            return row, -1
+        key = self._key(values)
+        if isinstance(key, tuple):
+            key = composite_key(key)
+        return row, partition_of(key, self._partitions)
 
 
 class Ingest:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from features.coding import derived_columns
 from features.plan import Plan
 from features.wire import ROW_BITS, row_schema
 
@@ -29,6 +30,7 @@ class RawRows:
         self._kind = kind
         self._log = log
         self._fields = fields
+        self._keys = plan.derived_keys(fields)
         self._label = plan.label.field if plan.label else ""
 
     def batch(self, rows: list[RawRow], verdict: int) -> pa.RecordBatch:
@@ -54,10 +56,16 @@ class RawRows:
         }
         if self._label in columns:
             columns[self._label] = np.array(columns[self._label], np.int8)
-        arrays = [
-            pa.array(columns[field.name], field.type)
-            if field.name in columns
-            else pa.nulls(n, field.type)
+        arrays = {
+            field.name: pa.array(columns[field.name], field.type)
             for field in self._schema
-        ]
-        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+            if field.name in columns
+        }
+        arrays |= derived_columns(self._keys, arrays)
+        return pa.RecordBatch.from_arrays(
+            [
+                arrays[field.name] if field.name in arrays else pa.nulls(n, field.type)
+                for field in self._schema
+            ],
+            schema=self._schema,
+        )

@@ -74,7 +74,7 @@ def plan(name: NameArgument = "", as_json: JsonOption = False) -> None:
     for stage in summary["stages"]:
         stages.add_row(
             stage["name"],
-            stage["key"],
+            ", ".join(stage["key_fields"]),
             stage["topic"],
             str(len(stage["columns"])),
             f"{stage['bytes_per_event']} B for {stage['retention_days']:g} d",
@@ -170,6 +170,7 @@ def summarise(compiled: Plan, applied: dict[str, Any] | None) -> dict[str, Any]:
             {
                 "name": stage.name,
                 "key": stage.key_column,
+                "key_fields": list(stage.key_fields),
                 "topic": stage.topic,
                 "columns": list(stage.columns),
                 "retention_days": stage.retention_us / 8.64e10,

@@ -48,7 +48,12 @@ def get(
         typer.Argument(help="An entity of the feature set, such as customer.", metavar="ENTITY"),
     ],
     key: Annotated[
-        str, typer.Argument(help="Its key as producers send it, such as c-1.", metavar="KEY")
+        list[str],
+        typer.Argument(
+            help="Its key as producers send it, such as c-1; of an entity of several fields one "
+            "for each, in the order of its name.",
+            metavar="KEY...",
+        ),
     ],
     is_token: Annotated[
         bool, typer.Option("--token", help="KEY is a token already, as `penstock sql` shows it.")
@@ -62,7 +67,16 @@ def get(
     """
     plan = load_plan(settings().feature_set)
     stage = _stage(plan, entity)
-    found = _found(plan, stage, key, _stored_key(plan, stage, key, is_token))
+    if len(key) != len(stage.key_fields):
+        raise typer.BadParameter(
+            f"a key of {entity!r} is {' and '.join(stage.key_fields)}: give {len(stage.key_fields)}"
+            f", not {len(key)}"
+        )
+    stored = [
+        _stored_key(plan, field, part, is_token)
+        for field, part in zip(stage.key_fields, key, strict=True)
+    ]
+    found = _found(plan, stage, key, stored)
     if as_json:
         print(json.dumps(found, indent=2))
     elif found["result"] == "hit":
@@ -84,14 +98,14 @@ def _stage(plan: Plan, entity: str) -> StagePlan:
     return stored[entity]
 
 
-def _stored_key(plan: Plan, stage: StagePlan, key: str, is_token: bool) -> str:
-    """The key as the stream knows it, after ingest."""
+def _stored_key(plan: Plan, field: str, key: str, is_token: bool) -> str:
+    """The field of a key as the stream knows it, after ingest."""
     try:
         key.encode()
     except UnicodeEncodeError:
         raise typer.BadParameter("KEY is no UTF-8") from None
-    tokens = {field.name for field in plan.fields if field.token}
-    if is_token or stage.key_column not in tokens:
+    tokens = {each.name for each in plan.fields if each.token}
+    if is_token or field not in tokens:
         return key
     from streaming.tokenise import Tokeniser
 
@@ -99,21 +113,22 @@ def _stored_key(plan: Plan, stage: StagePlan, key: str, is_token: bool) -> str:
         return Tokeniser.from_settings().token(key)
     except PenstockError as error:
         raise PenstockError(
-            f"{stage.key_column} is stored as a token, and no token can be made of {key!r}: "
+            f"{field} is stored as a token, and no token can be made of {key!r}: "
             f"{error}; or give the token itself with --token"
         ) from error
 
 
-def _found(plan: Plan, stage: StagePlan, key: str, stored_key: str) -> dict[str, Any]:
-    """What the online store says, as JSON can hold it."""
+def _found(plan: Plan, stage: StagePlan, key: list[str], stored: list[str]) -> dict[str, Any]:
+    """What the online store says, as JSON can hold it; a key of several fields is a list."""
     from features.online import MISS, RESULTS, OnlineStore
 
     with closing(OnlineStore(plan)) as online:
-        vectors = online.read({stage.name: [stored_key]})[stage.name]
+        wanted = stored[0] if len(stored) == 1 else tuple(stored)
+        vectors = online.read({stage.name: [wanted]})[stage.name]
     found: dict[str, Any] = {
         "entity": stage.name,
-        "key": key,
-        "stored_key": stored_key,
+        "key": key[0] if len(key) == 1 else key,
+        "stored_key": stored[0] if len(stored) == 1 else stored,
         "result": RESULTS[vectors.result[0]],
     }
     if vectors.result[0] == MISS:
@@ -137,15 +152,20 @@ def _show(plan: Plan, found: dict[str, Any]) -> None:
         table.add_row(name, "∅" if value is None else repr(value), units[name])
     Console().print(table, markup=False, highlight=False)
     if found["stored_key"] != found["key"]:
-        print(f"key          {found['key']}, stored as {found['stored_key']}")
+        key, stored = (" ".join(_parts(found[each])) for each in ("key", "stored_key"))
+        print(f"key          {key}, stored as {stored}")
     print(f"event time   {found['event_time']}")
     print(f"age          {_shown_age(found['age_s'])}")
     print(f"version      {found['version'] or 'unknown: written through Feast'}")
     print(f"fingerprint  {found['fingerprint'] or 'unknown: written through Feast'}")
 
 
+def _parts(key: str | list[str]) -> list[str]:
+    return [key] if isinstance(key, str) else key
+
+
 def _why_not(plan: Plan, found: dict[str, Any]) -> str:
-    name = f"{found['entity']} {found['key']!r}"
+    name = " ".join([found["entity"], *map(repr, _parts(found["key"]))])
     if found["result"] == "expired":
         return (
             f"the newest features of {name} are of {found['event_time']}, "

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from features import lake
+from features.coding import derived_columns
 from features.errors import PenstockError
 from features.plan import Plan
 from features.settings import settings
@@ -102,6 +103,7 @@ class HistoryWriter:
         columns["origin_offset"] = pa.array(np.arange(first, first + rows))
         columns["event_date"] = pc.cast(columns["event_time"], pa.date32())
         schema = lake.schema(table, self._plan)
+        columns |= derived_columns(self._plan.derived_keys(columns), columns)
         lake.append(
             table,
             pa.table(
