@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from features.errors import WireError
+from features.errors import PenstockError, WireError
 from features.plan import Plan, StagePlan
 from features.resp import bulk, command
 
@@ -196,9 +196,14 @@ class ViewLayout:
     def _serialised(self, keys: Iterable[Key]) -> Iterable[bytes]:
         """What stands of each key after its head."""
         if len(self._key_fields) == 1:
-            return map(str.encode, keys)
-        order = sorted(range(len(self._key_fields)), key=self._key_fields.__getitem__)
-        return (b"".join([_value(key[part].encode()) for part in order]) for key in keys)
+            return map(str.encode, keys)  # type: ignore[arg-type]
+        return map(self._several, keys)
+
+    def _several(self, key: Key) -> bytes:
+        if isinstance(key, str) or len(key) != len(self._key_fields):
+            raise PenstockError(f"{key!r} is no key of {self.name}: give {self._key_fields}")
+        texts = dict(zip(self._key_fields, key, strict=True))
+        return b"".join([_value(texts[name].encode()) for name in sorted(texts)])
 
     def _command(self, verb: bytes, fields: Sequence[bytes]) -> tuple[_Heads, bytes]:
         """What stands before and after the key in a command that reads fields."""

@@ -1,9 +1,9 @@
 """Feast objects made from the plan, and features as they were known at a point in time.
 
-One feature view per stage with an entity per field of its key, one feature service per feature set. The online store
-(Redis) holds each key's newest vector; features/online.py reads and writes it without Feast. The
-offline store (DuckDB) reads one Parquet file, made from the published rows whenever they have
-changed: Feast's Delta support contradicts our deltalake.
+One feature view per stage, one entity per field that is a key or part of one, one feature service
+per feature set. The online store (Redis) holds each key's newest vector; features/online.py reads
+and writes it without Feast. The offline store (DuckDB) reads one Parquet file, made from the
+published rows whenever they have changed: Feast's Delta support contradicts our deltalake.
 
 Columns that the event itself tells (fields, calendar) are not stored: whoever asks has the event.
 """
