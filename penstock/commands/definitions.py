@@ -18,6 +18,7 @@ from features.errors import PenstockError
 from features.layout import Layout
 from features.plan import Plan
 from features.settings import settings
+from features.vocabulary import Entity
 from features.wire import dead_letter_topic, late_topic
 
 NameArgument = Annotated[
@@ -189,7 +190,7 @@ def summarise(compiled: Plan, applied: dict[str, Any] | None) -> dict[str, Any]:
             compiled.drift_topic,
         ],
         "feast": [
-            *(f"entity {stage.name}" for stage in compiled.stages),
+            *(f"entity {name}" for name in _feast_entities(compiled)),
             *(f"view {compiled.name}_{stage.name}" for stage in compiled.stages),
             f"service {compiled.name}",
         ],
@@ -197,6 +198,12 @@ def summarise(compiled: Plan, applied: dict[str, Any] | None) -> dict[str, Any]:
         "changes": [change.to_dict() for change in changes(applied, compiled.to_dict())],
         "refused": refusal(applied, compiled.to_dict()),
     }
+
+
+def _feast_entities(compiled: Plan) -> list[str]:
+    """An entity for each field that is a key or part of one."""
+    fields = (field for stage in compiled.stages for field in stage.key_fields)
+    return list(dict.fromkeys(Entity(field).name for field in fields))
 
 
 def _applied_path(name: str) -> Path:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features import lake
+from features.coding import composite_key
 from features.fold import Fold
 from features.plan import Plan
 from features.wire import KIND_EVENT, KIND_LABEL, LATE, NEVER_US, VERDICTS, partition_of, row_schema
@@ -49,7 +50,8 @@ def payments(seed: int, history: int = 400, live: int = 600) -> Arrivals:
         }
 
     def label(about: Raw, verdict: int) -> Raw:
-        kept = {name: about[name] for name in ("event_id", "event_time_us", "terminal_id")}
+        names = ("event_id", "event_time_us", "customer_id", "terminal_id")
+        kept = {name: about[name] for name in names}
         return kept | {"kind": KIND_LABEL, "is_fraud": verdict}
 
     # Four instants a day: events of one key meet, also with labels known seven days later.
@@ -140,7 +142,10 @@ def _bootstrap(plan: Plan, folds: list[Any], events: list[Raw], labels: list[Raw
                     e["event_id"],
                 ),
             )
-        keys = [partition_of(row[stage.key_column], plan.partitions) for row in rows]
+        keys = [
+            partition_of(composite_key([row[f] for f in stage.key_fields]), plan.partitions)
+            for row in rows
+        ]
         for partition in sorted(set(keys)):
             own = [row for row, p in zip(rows, keys, strict=True) if p == partition]
             folds[stage.index][partition].fold_history(batch(plan, [_known(plan, e) for e in own]))

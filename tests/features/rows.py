@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from features.coding import derived_columns
 from features.plan import Plan
 from features.wire import row_schema
 
@@ -25,4 +26,7 @@ def batch(plan: Plan, rows: Iterable[dict[str, Any]]) -> pa.RecordBatch:
     }
     schema = row_schema(plan)
     complete = [dict.fromkeys(schema.names) | defaults | row for row in rows]
-    return pa.RecordBatch.from_pylist(complete, schema=schema)
+    made = pa.RecordBatch.from_pylist(complete, schema=schema)
+    columns = dict(zip(schema.names, made.columns, strict=True))
+    columns |= derived_columns(plan.derived_keys(plan.field_names), columns)
+    return pa.RecordBatch.from_pydict(columns, schema=schema)

@@ -10,7 +10,19 @@ from features.catalog import load_plan
 from features.contract import MAX_AHEAD_US, Contract, event_schema, label_schema
 from features.errors import ContractError
 from features.plan import compile_plan
-from features.vocabulary import Entity, Event, FeatureSet, Integer, Money, Text, count, hours
+from features.vocabulary import (
+    Entity,
+    Event,
+    Feature,
+    FeatureSet,
+    Integer,
+    Label,
+    Money,
+    Text,
+    count,
+    hours,
+    rate,
+)
 
 PLAN = load_plan("card_fraud")
 EVENTS = Contract(PLAN, PLAN.event_topic)
@@ -141,6 +153,25 @@ def test_schema_says_the_same_as_the_reader() -> None:
     assert re.match(pattern, PAYMENT["event_time"])
     assert not re.match(pattern, "2026-01-05T12:34:56")
     assert label_schema(PLAN)["required"] == list(LABELS.names)
+
+
+def test_key_of_several_fields_is_asked_for_by_its_fields() -> None:
+    pair = Entity("who", "where_id")
+    event = Event(
+        "house.entry.v1",
+        id="entry",
+        time="at",
+        key=Entity("who"),
+        fields={"who": Text(), "where_id": Text(), "note": Text()},
+    )
+    alarm = Label("house.alarm.v1", of=event, field="was_alarm", known_after=hours(1))
+    wanted: list[Feature] = [rate(alarm.was_alarm, by=pair, over=hours(1))]
+    plan = compile_plan(FeatureSet("entries", event=event, label=alarm, features=wanted))
+    assert Contract(plan, plan.event_topic).names == ("entry", "at", "who", "where_id", "note")
+    assert Contract(plan, plan.label_topic).names == ("entry", "at", "who", "where_id", "was_alarm")
+    for schema in (event_schema(plan), label_schema(plan)):
+        assert schema["properties"]["where_id"]["minLength"] == 1
+    assert event_schema(plan)["properties"]["note"]["minLength"] == 0
 
 
 def test_any_feature_set_has_a_contract() -> None:

@@ -4,12 +4,15 @@ import dataclasses
 import textwrap
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from features import lake
 from features.catalog import load_plan
 from features.errors import DefinitionError
 from features.plan import compile_plan
 from features.vocabulary import FeatureSet
+from features.wire import row_schema
 
 HEAD = """
 from features.vocabulary import *
@@ -183,6 +186,85 @@ WRONG = {
         'Entity("terminal")',
         "did you mean 'terminal_id'",
     ),
+    "entity without a field": (
+        "count(by=Entity(), over=days(1))",
+        "Entity()",
+        "name one or more text fields",
+    ),
+    "field twice in an entity": (
+        'count(by=Entity("customer_id", "customer_id"), over=days(1))',
+        "count(",
+        "name each field once",
+    ),
+    "unknown part of an entity": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            count(by=Entity("customer_id", "terminl_id"), over=days(1)),
+        ])
+        """,
+        "terminl_id",
+        "did you mean 'terminal_id'",
+    ),
+    "part of an entity that is no text": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            count(by=Entity("customer_id", "amount"), over=days(1)),
+        ])
+        """,
+        '"amount"), over',
+        "there is 'customer_id', 'terminal_id'",
+    ),
+    "one entity in two orders": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            count(by=Entity("customer_id", "terminal_id"), over=days(1)),
+            count(by=Entity("terminal_id", "customer_id"), over=days(2)),
+        ])
+        """,
+        "days(2)",
+        "use Entity('customer_id', 'terminal_id') in both places",
+    ),
+    "two entities of one name": (
+        """
+        bad = Event("b", id="i", time="t", key=customer, fields={
+            "customer_id": Text(), "terminal_id": Text(), "customer_terminal_id": Text()})
+        mine = FeatureSet("m", event=bad, features=[
+            count(by=Entity("customer_id", "terminal_id"), over=days(1)),
+            count(by=Entity("customer_terminal_id"), over=days(2)),
+        ])
+        """,
+        "days(2)",
+        "are both named 'customer_terminal'; give a field of the event another name",
+    ),
+    "two parts of one name": (
+        """
+        bad = Event("b", id="i", time="t", key=customer, fields={
+            "customer_id": Text(), "customer": Text()})
+        mine = FeatureSet("m", event=bad, features=[
+            count(by=Entity("customer_id", "customer"), over=days(1)),
+        ])
+        """,
+        "count(",
+        "Entity('customer') and Entity('customer_id') are both named 'customer'",
+    ),
+    "field with the name of a made key": (
+        """
+        bad = Event("b", id="i", time="t", key=customer, fields={
+            "customer_id": Text(), "terminal_id": Text(), "customer_terminal_key": Text()})
+        mine = FeatureSet("m", event=bad, features=[
+            count(by=Entity("customer_id", "terminal_id"), over=days(1))])
+        """,
+        "mine =",
+        "is the key made of customer_id and terminal_id; give it another name",
+    ),
+    "message key of two fields": (
+        """
+        bad = Event("b", id="i", time="t", key=Entity("customer_id", "terminal_id"), fields={
+            "customer_id": Text(), "terminal_id": Text()})
+        """,
+        "bad =",
+        "give an entity of one field here, and the other to by=",
+    ),
     "field of another event": (
         """
         mine = FeatureSet("m", event=payments, features=[
@@ -293,3 +375,46 @@ def test_first_stage_is_the_events_own_key_even_without_a_window(tmp_path: Path)
     """
     plan = compile_plan(define(tmp_path, body))
     assert [stage.key_column for stage in plan.stages] == ["customer_id", "terminal_id"]
+
+
+def test_entity_of_several_fields_is_a_stage_with_a_key_of_its_own(tmp_path: Path) -> None:
+    body = """
+    pair = Entity({fields})
+    mine = FeatureSet("m", event=payments, label=chargebacks, features=[
+        count(by=pair, over=days(30)),
+        rate(chargebacks.is_fraud, by=pair, over=days(7)),
+    ])
+    """
+    plan = compile_plan(define(tmp_path, body.format(fields='"terminal_id", "customer_id"')))
+    pair = plan.stages[1]
+    assert (pair.name, pair.key_column) == ("terminal_customer", "terminal_customer_key")
+    assert pair.key_fields == ("terminal_id", "customer_id")
+    assert plan.column_names[0] == "terminal_customer_count_30d"
+    assert "of the same terminal_id and customer_id over" in plan.columns[0].meaning
+    # It is made of fields of the event, and is none.
+    assert plan.field_names == ["customer_id", "terminal_id", "amount"]
+    made = {"terminal_customer_key": ("terminal_id", "customer_id")}
+    assert plan.derived_keys(plan.field_names) == made
+    assert plan.derived_keys(["customer_id"]) == {}
+    # A label carries both fields, from which its key is made.
+    assert plan.label is not None
+    assert (plan.label.stage, plan.label.keys) == (1, ("terminal_id", "customer_id"))
+    other = compile_plan(define(tmp_path, body.format(fields='"customer_id", "terminal_id"')))
+    assert other.fingerprint != plan.fingerprint
+
+
+def test_made_key_is_a_column_of_rows_and_of_the_lake(tmp_path: Path) -> None:
+    body = """
+    mine = FeatureSet("m", event=payments, label=chargebacks, features=[
+        count(by=Entity("customer_id", "terminal_id"), over=days(30)),
+        rate(chargebacks.is_fraud, by=terminal, over=days(7)),
+    ])
+    """
+    plan = compile_plan(define(tmp_path, body))
+    for schema in (row_schema(plan), lake.schema("events", plan)):
+        after = schema.names.index("amount") + 1
+        assert schema.field(after) == pa.field("customer_terminal_key", pa.string())
+    assert plan.label is not None
+    # Labels enter behind the pair's log, so they need no key of it.
+    assert plan.label.stage == 2
+    assert "customer_terminal_key" not in lake.schema("labels", plan).names

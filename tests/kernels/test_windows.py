@@ -83,6 +83,7 @@ def stage_of(windows: list[WindowPlan], uses_label: bool, conditions: bool) -> S
         index=0,
         name="s",
         key_column="k",
+        key_fields=("k",),
         topic="t",
         windows=tuple(windows),
         outputs=(),

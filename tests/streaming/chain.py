@@ -44,8 +44,12 @@ PROJECT = Path(__file__).parents[2]
 
 
 def plan_of(name: str) -> Plan:
-    """Two stages and a label; topics carry the test's name."""
+    """Two stages and a label; topics carry the test's name.
+
+    A name that ends in `_pair` has a third stage, by both, and labels that only it reads.
+    """
     person, shop = Entity("person_id"), Entity("shop_id")
+    labelled = Entity("shop_id", "person_id") if name.endswith("_pair") else shop
     sales = Event(
         f"{name}.sale.v1",
         id="sale_id",
@@ -65,7 +69,7 @@ def plan_of(name: str) -> Plan:
                 count(by=person, over=minutes(10)),
                 mean(sales.price, by=person, over=hours(1)),
                 count(by=shop, over=hours(1), delay=minutes(5)),
-                rate(refunds.refunded, by=shop, over=hours(2)),
+                rate(refunds.refunded, by=labelled, over=hours(2)),
             ],
         )
     )

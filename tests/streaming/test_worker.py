@@ -32,6 +32,7 @@ def _kafka(stack) -> None:  # type: ignore[no-untyped-def]
 def produce_sales(plan: Plan, numbers: range, seed: int) -> int:
     """Sales out of order, some sent twice, and labels of some; returns how many rows come out."""
     rng = random.Random(seed)
+    label_members = ["sale_id", "at", *(plan.label.keys if plan.label else ())]
     rows = 0
     for partition in range(plan.partitions):
         sales = []
@@ -42,8 +43,7 @@ def produce_sales(plan: Plan, numbers: range, seed: int) -> int:
             if rng.random() < 0.1:
                 sales.append(made)
         labels = [
-            {name: made[name] for name in ("sale_id", "at", "shop_id")}
-            | {"refunded": rng.random() < 0.7}
+            {name: made[name] for name in label_members} | {"refunded": rng.random() < 0.7}
             for made in sales
             if rng.random() < 0.3
         ]
@@ -56,14 +56,14 @@ def produce_sales(plan: Plan, numbers: range, seed: int) -> int:
 def assert_equals_reference(plan: Plan, rows: list[dict[str, Any]]) -> None:
     """Every column of every row against brute force over the logs that the rows tell of."""
     for stage in plan.stages:
-        log: dict[str, list[tuple[int, Fact, dict[str, Any]]]] = defaultdict(list)
+        log: dict[Any, list[tuple[int, Fact, dict[str, Any]]]] = defaultdict(list)
         for row in rows:
             if row[stage.seq_column] is None:
                 continue
             fact = Fact(
                 row["event_id"],
                 row["event_time_us"],
-                row[stage.key_column],
+                tuple(row[name] for name in stage.key_fields),
                 {"price": row["price"]} if row["kind"] == 0 else {},
                 label=bool(row["refunded"]) if row["kind"] == 1 else None,
                 duplicate=row["verdict"] == DUPLICATE,
@@ -86,8 +86,9 @@ def identity(row: dict[str, Any]) -> tuple[int, int, int]:
     return row["origin_log"], row["origin_partition"], row["origin_offset"]
 
 
-def test_stream_equals_reference(tmp_path: Path) -> None:
-    plan = plan_of("t_stream")
+@pytest.mark.parametrize("name", ["t_stream", "t_stream_pair"])
+def test_stream_equals_reference(tmp_path: Path, name: str) -> None:
+    plan = plan_of(name)
     topics.ensure(plan)
     total = produce_sales(plan, range(400), seed=1)
     with running(ingest(plan)), service("worker", plan, tmp_path) as process:
@@ -96,7 +97,7 @@ def test_stream_equals_reference(tmp_path: Path) -> None:
         assert process.wait(60) == 0
     assert len({identity(row) for row in rows}) == len(rows) == total
     assert sum(row["verdict"] == DUPLICATE for row in rows) > 20
-    assert {row["position_log"] for row in rows} == {3}
+    assert {row["position_log"] for row in rows} == {1 + len(plan.stages)}
     assert_equals_reference(plan, rows)
 
 
