@@ -11,7 +11,9 @@ import pytest
 
 from features.catalog import load_plan
 from features.errors import PenstockError
+from features.plan import compile_plan
 from features.settings import settings
+from features.vocabulary import Entity, Event, Feature, FeatureSet, Text, count, hours
 from penstock.commands import definitions
 
 PLAN = load_plan("card_fraud")
@@ -39,6 +41,28 @@ def test_plan_prints_stages_columns_topics_and_changes_as_json(tmp_path: Path) -
     assert plan["refused"] == ""
     assert [(change["kind"], change["what"]) for change in plan["changes"]] == [
         ("added", "feature set card_fraud v1")
+    ]
+
+
+def test_plan_tells_the_fields_of_a_key_and_an_entity_for_each() -> None:
+    pair = Entity("who_id", "shop_id")
+    sale = Event(
+        "sale.v1",
+        id="sale_id",
+        time="at",
+        key=Entity("who_id"),
+        fields={"who_id": Text(), "shop_id": Text()},
+    )
+    wanted: list[Feature] = [count(by=pair, over=hours(1))]
+    plan = compile_plan(FeatureSet("sales", event=sale, features=wanted))
+    told = definitions.summarise(plan, None)
+    assert [(stage["key"], stage["key_fields"]) for stage in told["stages"]] == [
+        ("who_id", ["who_id"]),
+        ("who_shop_key", ["who_id", "shop_id"]),
+    ]
+    assert [each for each in told["feast"] if each.startswith("entity")] == [
+        "entity who",
+        "entity shop",
     ]
 
 

@@ -17,6 +17,7 @@ from features.settings import settings
 from penstock.cli import app
 from penstock.commands import features
 from streaming.tokenise import Tokeniser
+from tests.features.rows import batch
 from tests.features.vectors import CUSTOMER, PLAN, TERMINAL, row, rows
 from tests.redis_server import free_port, redis
 
@@ -111,6 +112,37 @@ def test_vector_of_another_definition_is_pointed_out(monkeypatch: pytest.MonkeyP
     assert said.exit_code == 0
     assert f"fingerprint  {PLAN.fingerprint}" in said.stdout
     assert "the definition in use is another: cdcdcdcdcdcdcdcd" in said.stderr
+
+
+def test_key_of_several_fields_is_one_argument_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = dataclasses.replace(
+        TERMINAL,
+        name="terminal_customer",
+        key_column="terminal_customer_key",
+        key_fields=("terminal_id", "customer_id"),
+    )
+    plan = dataclasses.replace(PLAN, stages=(CUSTOMER, pair), fingerprint="ab" * 8)
+    follow(monkeypatch, plan)
+    event = row(TOKEN, event_time_us=NOW_US, terminal_id="é 9", value=2.5)
+    named = {"terminal_customer_seq": event.pop("terminal_seq")}
+    with closing(OnlineStore(plan)) as online:
+        online.write(batch(plan, [event | named]))
+    said = get("terminal_customer", "é 9", "c-1")
+    assert said.exit_code == 0, said.output
+    assert f"key          é 9 c-1, stored as é 9 {TOKEN}\n" in said.stdout
+    said = json.loads(get("terminal_customer", "é 9", "c-1", "--json").stdout)
+    assert (said["key"], said["stored_key"]) == (["é 9", "c-1"], ["é 9", TOKEN])
+    assert set(said["values"].values()) == {2.5}
+    assert get("terminal_customer", "é 9", TOKEN, "--token").exit_code == 0
+    assert (
+        "no features of terminal_customer 'é 9' 'c-2':"
+        in get("terminal_customer", "é 9", "c-2").stderr
+    )
+    for wrong in (("é 9",), ("é 9", "c-1", "x")):
+        said = get("terminal_customer", *wrong)
+        assert said.exit_code == 2
+        shown = " ".join(said.stderr.replace("│", " ").split())
+        assert f"is terminal_id and customer_id: give 2, not {len(wrong)}" in shown
 
 
 def test_wrong_entity_is_refused_with_a_suggestion(monkeypatch: pytest.MonkeyPatch) -> None:

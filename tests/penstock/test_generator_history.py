@@ -4,21 +4,37 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
 from features import lake
 from features.catalog import load_plan
 from features.errors import PenstockError
+from features.plan import compile_plan
 from features.settings import settings
+from features.vocabulary import (
+    Entity,
+    Event,
+    Feature,
+    FeatureSet,
+    Label,
+    Text,
+    count,
+    hours,
+    rate,
+)
 from penstock.commands.generate import app
 from penstock.generator.history import (
+    HistoryWriter,
     load_world,
     payments_per_day,
     save_world,
     write_history,
 )
 from penstock.generator.payments import PaymentWorld, to_us
+from streaming.bootstrap import bootstrap
 from streaming.tokenise import Tokeniser
 
 PLAN = load_plan("card_fraud")
@@ -117,3 +133,36 @@ def test_history_command_refuses_days_that_lie_ahead() -> None:
     assert "lies ahead" in str(result.exception)
     bad = CliRunner().invoke(app, ["history", "--start", "tomorrow"])
     assert "no date" in str(bad.exception)
+
+
+def test_keys_of_several_fields_are_made_of_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings(), "snapshot_uri", str(tmp_path / "snapshots"))
+    who, shop = Entity("who_id"), Entity("shop_id")
+    pair = Entity("who_id", "shop_id")
+    sale = Event(
+        "sale.v1",
+        id="sale_id",
+        time="at",
+        key=who,
+        fields={"who_id": Text(token=True), "shop_id": Text()},
+    )
+    refund = Label("refund.v1", of=sale, field="refunded", known_after=hours(1))
+    wanted: list[Feature] = [
+        count(by=shop, over=hours(1)),
+        rate(refund.refunded, by=pair, over=hours(2)),
+    ]
+    plan = compile_plan(FeatureSet("sales", event=sale, label=refund, features=wanted))
+    people, shops = ["a", "a", "aa", "b"], ["1:", "x", "x", "x"]
+    ids, times_us = pa.array(["s0", "s1", "s2", "s3"]), np.arange(4) * 1_000_000 + to_us(START)
+    keys = {"who_id": pa.array(people), "shop_id": pa.array(shops)}
+    writer = HistoryWriter(plan)
+    writer.append_events(ids, times_us, keys)
+    writer.append_labels(ids, times_us, times_us + 5, keys, np.ones(4, np.bool_))
+    token = Tokeniser.from_settings().token
+    expected = [f"32:{token(who)}{shop}" for who, shop in zip(people, shops, strict=True)]
+    for table in ("events", "labels"):
+        held = lake.read(table).sort_by("origin_offset")
+        assert held["who_shop_key"].to_pylist() == expected
+    assert bootstrap(plan)["keys"] == {"who": 3, "shop": 2, "who_shop": 4}

@@ -70,6 +70,7 @@ def odd_plan(label: bool = True) -> Plan:
                     delay=hours(3),
                     where=(calls.size >= 5500) & calls.note.is_in("a", "b"),
                 ),
+                count(by=Entity("who_id", "note"), over=days(3)),
                 *([rate(dropped.is_dropped, by=where_, over=days(1))] if label else []),
                 (mean(calls.size, by=who, over=days(1)) / calls.any).named("share"),
             ],
@@ -128,6 +129,10 @@ def test_window_tells_everything_about_itself() -> None:
     assert between["Where there is none"] == "the window's length, as with one event"
     rated = facts(plan, "the_place_where_it_happened_is_dropped_rate_1d")
     assert rated["Formula"].endswith("where y is is_dropped")
+    of_both = facts(plan, "who_note_count_3d")["Of"]
+    assert of_both == "events of the same who_id and note (stage who_note)"
+    shown = page.render(plan).replace("<wbr>", "")
+    assert "<strong>who_note</strong>, by <code>who_id</code> and <code>note</code>:" in shown
     assert facts(plan, "any") == {
         "Where there is none": "the event is refused: its contract demands it"
     }
