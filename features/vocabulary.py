@@ -454,10 +454,12 @@ class Window(_Comparable):
             else ""
         )
         over = duration_name(self.over_us)
-        return tuple(
+        names = [
             f"{self.entity.name}_{what}{self.aggregation}{ending}_{over}{after}{coarse}{only}"
             for ending in aggregations()[self.aggregation].columns(self.terms)
-        )
+        ]
+        # Spark takes a dot for a step into a struct.
+        return tuple(name.replace(".", "_") for name in names)
 
     @property
     def name(self) -> str:

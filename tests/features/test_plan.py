@@ -418,3 +418,18 @@ def test_made_key_is_a_column_of_rows_and_of_the_lake(tmp_path: Path) -> None:
     # Labels enter behind the pair's log, so they need no key of it.
     assert plan.label.stage == 2
     assert "customer_terminal_key" not in lake.schema("labels", plan).names
+
+
+def test_name_of_a_window_has_no_dot(tmp_path: Path) -> None:
+    body = """
+    paid = Event("pay.made.v1", id="pay_id", time="at", key=customer, fields={
+        "customer_id": Text(), "heat": Float(), "size": Integer()})
+    mine = FeatureSet("m", event=paid, features=[
+        count(by=customer, over=days(1), where=paid.heat > 0.5),
+        percentile(paid.size, p=99.9, by=customer, over=days(1)),
+    ])
+    """
+    assert compile_plan(define(tmp_path, body)).column_names == [
+        "customer_count_1d_where_heat_gt_0_5",
+        "customer_size_percentile_p99_9_1d",
+    ]
