@@ -8,6 +8,7 @@ from. Every object remembers the file and line that wrote it, so that a mistake 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -458,8 +459,8 @@ class Window(_Comparable):
             f"{self.entity.name}_{what}{self.aggregation}{ending}_{over}{after}{coarse}{only}"
             for ending in aggregations()[self.aggregation].columns(self.terms)
         ]
-        # Spark takes a dot for a step into a struct.
-        return tuple(name.replace(".", "_") for name in names)
+        # Conditions and percentiles bring dots, signs and spaces, which Spark and SQL misread.
+        return tuple(re.sub(r"[^0-9A-Za-z_]", "_", name) for name in names)
 
     @property
     def name(self) -> str:

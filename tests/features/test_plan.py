@@ -420,16 +420,20 @@ def test_made_key_is_a_column_of_rows_and_of_the_lake(tmp_path: Path) -> None:
     assert "customer_terminal_key" not in lake.schema("labels", plan).names
 
 
-def test_name_of_a_window_has_no_dot(tmp_path: Path) -> None:
+def test_name_of_a_window_has_letters_digits_and_underscores(tmp_path: Path) -> None:
     body = """
     paid = Event("pay.made.v1", id="pay_id", time="at", key=customer, fields={
-        "customer_id": Text(), "heat": Float(), "size": Integer()})
+        "customer_id": Text(), "heat": Float(), "size": Integer(), "place": Text()})
     mine = FeatureSet("m", event=paid, features=[
         count(by=customer, over=days(1), where=paid.heat > 0.5),
+        count(by=customer, over=days(1), where=paid.size > -5),
+        count(by=customer, over=days(1), where=paid.place.is_in("Côte d'Or")),
         percentile(paid.size, p=99.9, by=customer, over=days(1)),
     ])
     """
     assert compile_plan(define(tmp_path, body)).column_names == [
         "customer_count_1d_where_heat_gt_0_5",
+        "customer_count_1d_where_size_gt__5",
+        "customer_count_1d_where_place_in_C_te_d_Or",
         "customer_size_percentile_p99_9_1d",
     ]
