@@ -1,16 +1,19 @@
 """History through the fold against SQL window frames and rolling windows, on one core.
 
 `python -m benchmarks.backfill` folds 2,000,000 events of 20,000 keys into 15 features: count, sum
-and mean over 1, 3, 7, 14 and 30 days. DuckDB runs the same as RANGE frames over five named windows
-on one thread, pandas as time-based rolling windows by group. All start from the same columns in
-memory, in order of event time, and their results are compared before anything is timed.
+and mean over 1, 3, 7, 14 and 30 days. DuckDB runs the same as RANGE frames over five named windows,
+Polars and pandas as time-based rolling windows by group, each in several ways, of which the fastest
+is compared. All start from the same columns in memory, in order of event time, and every result is
+compared with ours before anything is timed. Polars has an environment of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -18,7 +21,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from benchmarks.report import show, timed
+from benchmarks import peer
+from benchmarks.report import one_core, say, show, timed
 from features.backfill import fold_partition
 from features.plan import Plan, compile_plan
 from features.vocabulary import (
@@ -105,12 +109,21 @@ def by_duckdb(table: pa.Table) -> pa.Table:
         f"RANGE BETWEEN {d * 86_400_000_000 - 1} PRECEDING AND CURRENT ROW)"
         for d in DAYS
     )
-    query = f"SELECT event_id, {columns} FROM paid WINDOW {frames}"
+    query = f"SELECT event_id, event_time_us, {columns} FROM paid WINDOW {frames}"
     return connection.sql(query).to_arrow_table()
 
 
+def pandas_frame(table: pa.Table) -> pd.DataFrame:
+    """By time, the keys as a category."""
+    frame = table.select(["payer_id", "amount"]).to_pandas()
+    frame["payer_id"] = frame["payer_id"].astype("category")
+    frame["one"] = 1.0
+    frame.index = pd.to_datetime(table["event_time_us"].to_numpy(), unit="us")
+    return frame
+
+
 def by_pandas(frame: pd.DataFrame) -> list[pd.Series]:
-    """Rolling windows by group."""
+    """Count, sum and mean of rolling windows by group, in pandas' own code."""
     rolled: list[pd.Series] = []
     for d in DAYS:
         windows = frame.groupby("payer_id", sort=False, observed=True)["amount"].rolling(f"{d}D")
@@ -118,52 +131,145 @@ def by_pandas(frame: pd.DataFrame) -> list[pd.Series]:
     return rolled
 
 
+def by_pandas_and_numba(frame: pd.DataFrame) -> list[pd.Series]:
+    """The same by its numba engine, which cannot count: counts are sums of ones."""
+    rolled: list[pd.Series] = []
+    for d in DAYS:
+        groups = frame.groupby("payer_id", sort=False, observed=True)
+        counts, sums = (
+            groups[name].rolling(f"{d}D").sum(engine="numba") for name in ("one", "amount")
+        )
+        rolled.extend((counts, sums, sums / counts))
+    return rolled
+
+
+PANDAS = {
+    "groupby().rolling(): count(), sum(), mean()": by_pandas,
+    'groupby().rolling(): sum(engine="numba") of ones and amounts, divided': by_pandas_and_numba,
+}
+
+
+def in_order(table: pa.Table) -> list[tuple[str, Any]]:
+    """Our columns by the names the peers give them, in order of time."""
+    table = table.sort_by("event_time_us")
+    return [
+        (f"{word}_{d}", table[f"payer_{'' if word == 'count' else 'amount_'}{word}_{d}d"])
+        for d in DAYS
+        for word in ("count", "sum", "mean")
+    ]
+
+
+def compare(ours: list[tuple[str, Any]], theirs: dict[str, Any], rtol: float) -> int:
+    """Counts and sums have to be equal, floats that a peer added up within a tolerance."""
+    for name, values in ours:
+        exact = rtol == 0 or not name.startswith("mean")
+        np.testing.assert_allclose(
+            values.to_numpy(), np.asarray(theirs[name], np.float64), rtol=0 if exact else rtol
+        )
+    return len(ours) * len(ours[0][1])
+
+
 def check(compiled: Plan, table: pa.Table) -> int:
-    """Compare the results; returns how many values were equal."""
-    ours = pa.Table.from_batches(penstock(compiled, table))
-    theirs = by_duckdb(table)
-    order = pa.compute.sort_indices(ours["event_id"])
-    other = pa.compute.sort_indices(theirs["event_id"])
+    """Compare DuckDB's results with ours; returns how many values were equal."""
+    ours = in_order(pa.Table.from_batches(penstock(compiled, table)))
+    theirs = by_duckdb(table).sort_by("event_time_us")
+    # DuckDB's mean is a float sum; ours is one exact division.
+    return compare(ours, {name: theirs[name].to_numpy() for name, _ in ours}, rtol=1e-12)
+
+
+def check_pandas(compiled: Plan, table: pa.Table) -> int:
+    ours = in_order(pa.Table.from_batches(penstock(compiled, table)))
     compared = 0
-    for word in ("count", "sum", "mean"):
-        for d in DAYS:
-            name = f"payer_{'' if word == 'count' else 'amount_'}{word}_{d}d"
-            left = ours[name].take(order).to_numpy()
-            right = theirs[f"{word}_{d}"].take(other).cast(pa.float64()).to_numpy()
-            # DuckDB's mean is a float sum; ours is one exact division.
-            np.testing.assert_allclose(left, right, rtol=1e-12 if word == "mean" else 0)
-            compared += len(left)
+    for way in PANDAS.values():
+        rolled = way(pandas_frame(table))
+        order = np.argsort(rolled[0].index.get_level_values(-1).to_numpy())
+        theirs = {
+            name: series.to_numpy()[order] for (name, _), series in zip(ours, rolled, strict=True)
+        }
+        # Pandas adds and takes away floats as the window moves.
+        compared += compare(ours, theirs, rtol=1e-9)
     return compared
 
 
-def main() -> None:
+def polars(compiled: Plan, table: pa.Table, sample: pa.Table, runs: int) -> dict[str, Any]:
+    """Every way of Polars, compared and timed in its own environment."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {name: str(Path(folder) / f"{name}.arrow") for name in ("events", "sample")}
+        for path, rows in zip(paths.values(), (table, sample), strict=True):
+            kept = rows.select(["payer_id", "amount", "event_time_us"])
+            with pa.OSFile(path, "wb") as file, pa.ipc.new_file(file, kept.schema) as writer:
+                writer.write_table(kept)
+        request = {**paths, "days": DAYS, "runs": runs}
+        answer = peer.ask("polars_rolling", request, POLARS_MAX_THREADS="1")
+        ours = in_order(pa.Table.from_batches(penstock(compiled, sample)))
+        for way in answer["ways"].values():
+            with pa.memory_map(way.pop("result")) as file:
+                theirs = pa.ipc.open_file(file).read_all()
+            way["values_compared"] = compare(ours, {n: theirs[n].to_numpy() for n, _ in ours}, 0)
+    settings = "one thread, lazy engine, keys categorical beforehand, a mean is sum / count"
+    return fastest(answer["ways"]) | {"version": answer["version"], "settings": settings}
+
+
+def fastest(ways: dict[str, Any]) -> dict[str, Any]:
+    """Figures of the fastest way, with the medians of all."""
+    best = min(ways, key=lambda name: ways[name]["median_s"])
+    return ways[best] | {
+        "way": best,
+        "median_s_by_way": {name: figures["median_s"] for name, figures in ways.items()},
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--keys", type=int, default=20_000)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--peers", nargs="*", default=["duckdb", "pandas", "growth"])
-    given = parser.parse_args()
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--peer-runs", type=int, default=3)
+    parser.add_argument("--peers", nargs="*", default=["duckdb", "polars", "pandas", "growth"])
+    given = parser.parse_args(arguments)
+    cpu = one_core()
     compiled, table = plan(fifteen), events(given.rows, given.keys)
-    compared = check(compiled, table.slice(0, min(given.rows, 200_000)))
+    sample = table.slice(0, min(given.rows, 200_000))
+    say("comparing results")
+    compared = check(compiled, sample)
+    if "pandas" in given.peers:
+        compared += check_pandas(compiled, sample)
+    say("timing Penstock")
     ours = timed(lambda: penstock(compiled, table), given.runs)
     peers: dict[str, dict[str, Any]] = {}
+    if "growth" in given.peers:
+        say("timing Penstock with twice the rows")
+        double = events(2 * given.rows, given.keys)
+        peers["twice the rows"] = timed(lambda: penstock(compiled, double), given.runs)
+        del double
+    if "polars" in given.peers:
+        peers["polars"] = polars(compiled, table, sample, given.peer_runs)
     if "duckdb" in given.peers:
-        peers["duckdb"] = timed(lambda: by_duckdb(table), 1) | {
+        say("timing DuckDB")
+        peers["duckdb"] = timed(lambda: by_duckdb(table), given.peer_runs) | {
             "version": duckdb.__version__,
             "settings": "threads=1, RANGE frames over named windows, from and to Arrow",
         }
     if "pandas" in given.peers:
-        frame = table.select(["payer_id", "amount"]).to_pandas()
-        frame["payer_id"] = frame["payer_id"].astype("category")
-        frame.index = pd.to_datetime(table["event_time_us"].to_numpy(), unit="us")
-        peers["pandas"] = timed(lambda: by_pandas(frame), 1) | {
+        frame = pandas_frame(table)
+        ways = {}
+        for name, way in PANDAS.items():
+            say(f"timing pandas: {name}")
+            ways[name] = timed(lambda way=way: way(frame), given.peer_runs)
+        peers["pandas"] = fastest(ways) | {
             "version": pd.__version__,
-            "settings": "groupby(category).rolling('<n>D')",
+            "settings": "keys categorical and times an index beforehand",
         }
-    if "growth" in given.peers:
-        double = events(2 * given.rows, given.keys)
-        peers["twice the rows"] = timed(lambda: penstock(compiled, double), given.runs)
-    show("backfill", ours, peers, rows=given.rows, keys=given.keys, values_compared=compared)
+    show(
+        "backfill",
+        ours,
+        peers,
+        rows=given.rows,
+        keys=given.keys,
+        features=len(compiled.columns),
+        values_compared=compared,
+        cpu=cpu,
+    )
 
 
 if __name__ == "__main__":
