@@ -201,7 +201,6 @@ def measure(
         cpus=len(os.sched_getaffinity(0)),
         settings="one process, one Redis 6.2 as the local stack sets it up, redis-py with hiredis, "
         "registry warm, full_feature_names=False except where precomputed",
-        load_average=round(os.getloadavg()[0], 2),
     )
 
 

@@ -54,7 +54,8 @@ def by_event(figures: dict[str, Any], events: int) -> dict[str, Any]:
     for name in ("median", "min", "max"):
         figures[f"{name}_s"] /= events
         figures[f"{name}_us_an_event"] = round(figures[f"{name}_s"] * 1e6, 3)
-    return figures | {"events": events}
+    figures["events"] = events
+    return figures
 
 
 def show(name: str, ours: dict[str, Any], peers: dict[str, dict[str, Any]], **about: Any) -> None:

@@ -1,0 +1,79 @@
+"""Every benchmark runs, compares its results and prints JSON; sizes are tiny, nothing is timed."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.conftest import PROJECT, SessionStack
+
+
+def run(name: str, *arguments: str) -> list[dict[str, Any]]:
+    """What a benchmark prints; in a process of its own, for it chooses its CPU."""
+    answer = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", *arguments],
+        cwd=PROJECT,
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    decoder, told, found = json.JSONDecoder(), answer.stdout.strip(), []
+    while told:
+        document, end = decoder.raw_decode(told)
+        found.append(document)
+        told = told[end:].strip()
+    return found
+
+
+@pytest.mark.slow
+def test_backfill_equals_duckdb_and_pandas() -> None:
+    small = ("--rows", "3000", "--keys", "40", "--runs", "1", "--peer-runs", "1")
+    (told,) = run("backfill", *small, "--peers", "duckdb", "pandas", "growth")
+    # DuckDB, and pandas in two ways.
+    assert told["values_compared"] == 3 * 3000 * 15
+    assert set(told["peers"]) == {"duckdb", "pandas", "twice the rows"}
+    assert all(peer["times_slower"] > 0 for peer in told["peers"].values())
+
+
+@pytest.mark.slow
+def test_update_equals_faust() -> None:
+    small = ("--rows", "2000", "--keys", "50", "--peer-keys", "2", "--runs", "1")
+    (told,) = run("update", *small, "--peer-runs", "1", "--peers", "faust")
+    assert len(told["peers"]) == 2
+    for peer in told["peers"].values():
+        assert peer["values_compared"] == 6 * peer["events"] > 0
+
+
+@pytest.mark.slow
+def test_worst_update_compares_as_often_whatever_the_window_holds() -> None:
+    (told,) = run("extremes", "--entries", "50", "500")
+    few, many = told["comparisons_at_worst"].values()
+    assert told["same_bound"]
+    assert few["update"] == many["update"] == 8
+    assert (few["two stacks, update"], many["two stacks, update"]) == (51, 501)
+
+
+@pytest.mark.slow
+def test_memory_of_events_and_keys_is_measured() -> None:
+    (told,) = run("memory", "--events", "20000", "--keys", "20000")
+    event, key = told["found"]
+    assert (event["of"], event["keys"], event["columns"]) == ("event", 1000, 2)
+    assert (key["of"], key["keys"], key["windows"]) == ("key", 20_000, 6)
+    # An entry is two integers.
+    assert event["bytes"]["after compaction"]["arrays"] >= 16
+    # Six pairs of cursors.
+    assert key["bytes"]["after compaction"]["arrays"] >= 48
+
+
+@pytest.mark.slow
+def test_spark_equals_its_window_frames(stack: SessionStack) -> None:
+    small = ("--rows", "2000", "--hot-rows", "2000", "--keys", "40", "--runs", "1")
+    even, hot = run("spark", *small, "--peer-runs", "1")
+    assert even["keys_are"] != hot["keys_are"]
+    assert even["values_compared"] == hot["values_compared"] == 2000 * 15
