@@ -6,10 +6,9 @@ same before; then again with 30 % of the events on one key, of which there are f
 frames add up every frame anew. Results are compared before anything is timed, and go nowhere
 (`noop`).
 
-Ours runs in the session of our batch jobs, whose JVM is set up to start fast. That slows Spark's
-frames down (up to nine times with the hot key), so they run in a session of the same program with
-the JVM's own settings and more memory; how ours does there is told as well. With the hot key the
-frames run once.
+Both run in the session of our batch jobs, whose JVM is set up to start fast with little memory, and
+in one with the JVM's own settings and more memory, where Spark's frames are faster: every pair is
+told. With the hot key the frames run in the latter only, and once.
 """
 
 from __future__ import annotations
@@ -18,6 +17,8 @@ import argparse
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -36,12 +37,13 @@ from features.settings import settings
 from features.spark import MASTER, session
 from penstock.stack.stack import Stack
 
-EVEN, HOT = "even", "30 % of the events on one key"
+EVEN, HOT = "even", "hot"
+OUR_JVM, OWN_JVM = "session of our batch jobs", "session with the JVM's own settings and 6 GB"
 HOT_SHARE = 0.3
 SAMPLE_ROWS = 20_000
 
 # Spark's own defaults, and room for its sorts.
-PEER_JVM, PEER_MEMORY = "-Xshare:auto", "6g"
+OWN_OPTIONS, OWN_MEMORY = "-Xshare:auto", "6g"
 
 
 def with_hot_key(table: pa.Table) -> pa.Table:
@@ -123,8 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--keys", type=int, default=20_000)
     parser.add_argument("--hot-rows", type=int, default=150_000)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--peer-runs", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=2)
+    parser.add_argument("--peer-runs", type=int, default=1)
     given = parser.parse_args(arguments)
     provide_java()
     compiled = plan(fifteen)
@@ -132,9 +134,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tables = {EVEN: events(given.rows, given.keys)}
     tables[HOT] = with_hot_key(events(given.hot_rows, given.keys))
 
-    def ours_in(spark: SparkSession, name: str, runs: int) -> dict[str, Any]:
-        say(f"timing Penstock in Spark, keys {name}")
-        return timed(lambda: run(by_penstock(spark, compiled, files[name])), runs)
+    ours: dict[str, dict[str, dict[str, Any]]] = {}
+    frames: dict[str, dict[str, dict[str, Any]]] = {}
+
+    def measure(spark: SparkSession, where: str, files: dict[str, str]) -> None:
+        ours[where], frames[where] = {}, {}
+        for name, path in files.items():
+            say(f"timing Penstock, {name} keys, {where}")
+            work = partial(by_penstock, spark, compiled, path)
+            ours[where][name] = timed(lambda work=work: run(work()), given.runs)
+        say(f"timing Spark's frames, {EVEN} keys, {where}")
+        frames[where][EVEN] = timed(lambda: run(by_frames(spark, files[EVEN])), given.peer_runs)
+        if where == OWN_JVM:
+            say(f"timing Spark's frames, {HOT} keys, {where}")
+            frames[where][HOT] = once(by_frames(spark, files[HOT]))
 
     with tempfile.TemporaryDirectory() as folder:
         files = {
@@ -149,37 +162,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with session("benchmark") as spark:
             say("comparing results")
             compared = {name: check(spark, compiled, path) for name, path in samples.items()}
-            ours = {name: ours_in(spark, name, given.runs) for name in files}
+            measure(spark, OUR_JVM, files)
         say("starting Spark with the JVM's own settings")
+        larger = {"_SHORT_LIVED_JVM": OWN_OPTIONS, "DRIVER_MEMORY": OWN_MEMORY}
         with (
-            mock.patch.multiple(
-                "features.spark", _SHORT_LIVED_JVM=PEER_JVM, DRIVER_MEMORY=PEER_MEMORY
-            ),
+            mock.patch.multiple("features.spark", **larger),
             session("benchmark of the peer") as spark,
         ):
-            say("timing Spark's frames, even keys")
-            own = {EVEN: timed(lambda: run(by_frames(spark, files[EVEN])), given.peer_runs)}
-            say("timing Spark's frames, a hot key")
-            own[HOT] = once(by_frames(spark, files[HOT]))
-            ours_there = {name: ours_in(spark, name, 1) for name in files}
-    for name, figures in ours.items():
+            run(by_frames(spark, samples[EVEN]))
+            measure(spark, OWN_JVM, files)
+    for name, where in product(files, ours):
         peers = {
-            "spark window frames": own[name]
+            f"spark window frames, {there}": figures[name]
             | {
                 "version": pyspark.__version__,
-                "settings": f"{MASTER}, RANGE frames over named windows, to the noop sink; "
-                f"the JVM's own settings, {PEER_MEMORY}",
+                "settings": f"{MASTER}, RANGE frames over named windows, to the noop sink",
             }
+            for there, figures in frames.items()
+            if name in figures
         }
         show(
             "spark",
-            figures,
+            ours[where][name],
             peers,
             keys_are=name,
+            session=where,
             rows=rows[name],
             keys=given.keys,
             features=len(compiled.columns),
-            penstock_in_the_peers_session=ours_there[name],
             values_compared=compared[name],
         )
 
