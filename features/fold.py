@@ -214,11 +214,12 @@ class Fold:
             settled_us = self._settled_us()
             before_us = NEVER_US if settled_us == NEVER_US else settled_us - self.plan.lateness_us
         key = 0 if only_key is None else int(hashes(pa.array([only_key]))[0])
-        wanted = 2 * (self._seen_entries + more)
-        target = duplicates.empty(max(_SMALLEST_SEEN, 1 << (wanted - 1).bit_length()))
-        self._seen_entries = duplicates.copy(
-            self._seen, target, before_us, only_key is not None, key
-        )
+        what = before_us, only_key is not None, key
+        # Of one key there are few, but another batch as large may follow.
+        kept = self._seen_entries if only_key else duplicates.staying(self._seen, *what)
+        # Room for half as many again, so that it is not rewritten soon.
+        target = duplicates.empty(max(_SMALLEST_SEEN, 1 << (3 * kept + 2 * more).bit_length()))
+        self._seen_entries = duplicates.copy(self._seen, target, *what)
         self._seen = target
 
     def forget_ids(self, before_us: int) -> None:

@@ -66,6 +66,20 @@ def judge(
 
 
 @njit(cache=True)
+def _stays(seen: Any, at: int, before_us: int, only_key: bool, key: int) -> bool:
+    return seen[at, 3] and seen[at, 2] >= before_us and (not only_key or seen[at, 0] == key)
+
+
+@njit(cache=True)
+def staying(seen: Any, before_us: int, only_key: bool, key: int) -> int:
+    """How many entries `copy` would write."""
+    found = 0
+    for at in range(seen.shape[0]):
+        found += _stays(seen, at, before_us, only_key, key)
+    return found
+
+
+@njit(cache=True)
 def copy(seen: Any, target: Any, before_us: int, only_key: bool, key: int) -> int:
     """Write what is not older than `before_us`, of one key or of all, into an empty table.
 
@@ -75,7 +89,7 @@ def copy(seen: Any, target: Any, before_us: int, only_key: bool, key: int) -> in
     size = target.shape[0]
     written = 0
     for i in range(seen.shape[0]):
-        if not seen[i, 3] or seen[i, 2] < before_us or (only_key and seen[i, 0] != key):
+        if not _stays(seen, i, before_us, only_key, key):
             continue
         at = _place(seen[i, 0], seen[i, 1], size)
         while target[at, 3]:

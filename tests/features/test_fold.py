@@ -229,6 +229,18 @@ def test_many_events_grow_and_expire_without_changing_values() -> None:
     assert builtins.max(retained) < 1200
 
 
+def test_ids_and_events_that_cannot_matter_any_more_take_no_memory() -> None:
+    plan = dataclasses.replace(PLAN, partitions=1)
+    fold, sizes = Fold(plan, 0), []
+    for n in range(400):
+        # Two days, where the windows and the lateness reach a few hours back.
+        rows = [sale(n * 100 + i, (n * 100 + i) // 14, price=3) for i in range(100)]
+        fold.fold(batch(plan, rows), 0, n)
+        sizes.append(fold.state_bytes)
+    # No snapshot was taken, which would forget.
+    assert sorted(sizes[200:])[-1] <= sorted(sizes[:200])[-1]
+
+
 def test_damaged_or_foreign_snapshot_is_refused() -> None:
     snapshot = Fold(PLAN, 0).snapshot()
     with pytest.raises(SnapshotError, match="checksum"):

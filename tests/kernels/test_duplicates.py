@@ -34,7 +34,9 @@ def test_copy_leaves_out_what_is_old_and_other_keys() -> None:
     identities, none = np.arange(4), np.zeros(4, np.bool_)
     duplicates.judge(keys, identities, times, none, 0, seen, np.zeros(4, np.bool_))
     young, of_two = duplicates.empty(16), duplicates.empty(16)
+    assert duplicates.staying(seen, 10, False, 0) == 2
     assert duplicates.copy(seen, young, 10, False, 0) == 2
     assert sorted(young[young[:, 3] == 1, 2].tolist()) == [50, 60]
+    assert duplicates.staying(seen, 0, True, 2) == 2
     assert duplicates.copy(seen, of_two, 0, True, 2) == 2
     assert set(of_two[of_two[:, 3] == 1, 0].tolist()) == {2}
