@@ -215,10 +215,13 @@ class Fold:
             before_us = NEVER_US if settled_us == NEVER_US else settled_us - self.plan.lateness_us
         key = 0 if only_key is None else int(hashes(pa.array([only_key]))[0])
         what = before_us, only_key is not None, key
-        # Of one key there are few, but another batch as large may follow.
-        kept = self._seen_entries if only_key else duplicates.staying(self._seen, *what)
-        # Room for half as many again, so that it is not rewritten soon.
-        target = duplicates.empty(max(_SMALLEST_SEEN, 1 << (3 * kept + 2 * more).bit_length()))
+        # Of one key there are few, but another batch as large will follow.
+        size = len(self._seen)
+        if only_key is None:
+            kept = duplicates.staying(self._seen, *what)
+            # Room for half as many again, so that it is not rewritten soon.
+            size = max(_SMALLEST_SEEN, 1 << (3 * kept + 2 * more).bit_length())
+        target = duplicates.empty(size)
         self._seen_entries = duplicates.copy(self._seen, target, *what)
         self._seen = target
 
