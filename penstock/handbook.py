@@ -30,7 +30,7 @@ _COLUMNS = (
     "TX_FRAUD",
 )
 _EVENT_DIGITS, _ENTITY_DIGITS = 9, 6
-_KNOWN_AFTER_US = 7 * 86_400_000_000
+KNOWN_AFTER_US = 7 * 86_400_000_000
 _COMMIT_ROWS = 200_000
 
 _NO_PICKLES = (
@@ -72,29 +72,25 @@ def import_handbook(
     Raises:
         PenstockError: a file cannot be read as this data set, or the lake holds events already.
     """
-    payments = _read(find_transactions(path))
+    payments = read_payments(path)
     writer = HistoryWriter(plan)
     for first in range(0, payments.num_rows, _COMMIT_ROWS):
-        lot = payments.slice(first, _COMMIT_ROWS)
-        event_id = _padded(lot["TRANSACTION_ID"], _EVENT_DIGITS)
-        terminal_id = _padded(lot["TERMINAL_ID"], _ENTITY_DIGITS)
+        lot = payments.slice(first, _COMMIT_ROWS).combine_chunks()
         time_us: NDArray[np.int64] = lot["time_us"].to_numpy()
+        fields = ("customer_id", "terminal_id", "amount")
         writer.append_events(
-            event_id,
+            lot["event_id"].combine_chunks(),
             time_us,
-            {
-                "customer_id": _padded(lot["CUSTOMER_ID"], _ENTITY_DIGITS),
-                "terminal_id": terminal_id,
-                "amount": lot["amount_minor"].combine_chunks(),
-            },
+            {name: lot[name].combine_chunks() for name in fields},
         )
-        frauds = np.flatnonzero(lot["TX_FRAUD"].to_numpy())
+        frauds = lot.filter(lot["is_fraud"])
+        fraud_us: NDArray[np.int64] = frauds["time_us"].to_numpy()
         writer.append_labels(
-            event_id.take(pa.array(frauds)),
-            time_us[frauds],
-            time_us[frauds] + _KNOWN_AFTER_US,
-            {"terminal_id": terminal_id.take(pa.array(frauds))},
-            np.ones(len(frauds), np.bool_),
+            frauds["event_id"].combine_chunks(),
+            fraud_us,
+            fraud_us + KNOWN_AFTER_US,
+            {"terminal_id": frauds["terminal_id"].combine_chunks()},
+            np.ones(frauds.num_rows, np.bool_),
         )
         progress(writer.events, writer.events / payments.num_rows)
     return Written(writer.events, writer.labels, writer.labels)
@@ -112,20 +108,24 @@ def _names(path: Path) -> list[str]:
     return names
 
 
-def _read(files: list[Path]) -> pa.Table:
-    """All payments in order of time and id, with `time_us` and `amount_minor`."""
+def read_payments(path: Path) -> pa.Table:
+    """All payments at `path` in order of time and id.
+
+    Columns: `event_id`, `time_us`, `customer_id`, `terminal_id`, `amount` in cents, `is_fraud`.
+
+    Raises:
+        PenstockError: a file cannot be read as this data set.
+    """
     lots = []
-    for path in files:
-        missing = [name for name in _COLUMNS if name not in _names(path)]
+    for file in find_transactions(path):
+        missing = [name for name in _COLUMNS if name not in _names(file)]
         if missing:
-            raise PenstockError(f"{path} lacks the columns {', '.join(missing)}")
+            raise PenstockError(f"{file} lacks the columns {', '.join(missing)}")
         try:
-            lots.append(_converted(_table(path)))
+            lots.append(_converted(_table(file)))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise PenstockError(f"{path} is not the published data set: {error}") from error
-    return pa.concat_tables(lots).sort_by(
-        [("time_us", "ascending"), ("TRANSACTION_ID", "ascending")]
-    )
+            raise PenstockError(f"{file} is not the published data set: {error}") from error
+    return pa.concat_tables(lots).sort_by([("time_us", "ascending"), ("event_id", "ascending")])
 
 
 def _table(path: Path) -> pa.Table:
@@ -144,9 +144,12 @@ def _converted(table: pa.Table) -> pa.Table:
     }
     time = pc.cast(table["TX_DATETIME"], pa.timestamp("us"))
     columns: dict[str, Any] = {
-        **whole,
+        "event_id": _padded(whole["TRANSACTION_ID"], _EVENT_DIGITS),
         "time_us": pc.cast(time, pa.int64()),
-        "amount_minor": _minor(pc.cast(table["TX_AMOUNT"], pa.float64())),
+        "customer_id": _padded(whole["CUSTOMER_ID"], _ENTITY_DIGITS),
+        "terminal_id": _padded(whole["TERMINAL_ID"], _ENTITY_DIGITS),
+        "amount": _minor(pc.cast(table["TX_AMOUNT"], pa.float64())),
+        "is_fraud": pc.not_equal(whole["TX_FRAUD"], 0),
     }
     return pa.table(columns)
 
