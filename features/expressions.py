@@ -2,7 +2,7 @@
 
 A formula is plain data, nested tuples: `("/", ("column", "amount"), ("number", 100.0))`. All is
 float64. Nothing gives infinity or NaN: what is divided by 0 is 0, and so is the logarithm of 1 + x
-where x ≤ -1.
+where x ≤ -1; what a float64 cannot hold is the largest one of its sign.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from kernels.elementwise import log1p, quotient
 
 Floats = npt.NDArray[np.float64]
 Formula = tuple[Any, ...]
+
+_LARGEST = np.finfo(np.float64).max
 
 TIME_PARTS: dict[str, Callable[[Any], Any]] = {
     # 1970-01-01 was a Thursday: day 0 of the epoch is weekday 3.
@@ -65,8 +67,7 @@ def _evaluate(
     name, *rest = formula
     if name in _ARITHMETIC:
         a, b = (_evaluate(each, columns, times_us) for each in rest)
-        with np.errstate(over="ignore"):
-            return np.asarray(_ARITHMETIC[name](a, b), np.float64)
+        return _finite(_ARITHMETIC[name], a, b)
     if name == "number":
         return np.float64(rest[0])
     if name == "column":
@@ -94,3 +95,13 @@ def _evaluate(
     if name == "age_seconds":
         return (times_us - ints(columns[rest[0]])) / 1e6
     raise ValueError(f"a formula with {name!r}")
+
+
+def _finite(operation: Callable[[Floats, Floats], Any], a: Floats, b: Floats) -> Floats:
+    """What the operation gives of finite numbers, held to the largest float64."""
+    try:
+        with np.errstate(over="raise"):
+            return np.asarray(operation(a, b), np.float64)
+    except FloatingPointError:
+        with np.errstate(over="ignore"):
+            return np.clip(operation(a, b), -_LARGEST, _LARGEST)

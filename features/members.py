@@ -16,6 +16,7 @@ import msgspec
 from features.coding import pack_position
 from features.errors import ContractError
 from features.plan import FieldPlan
+from features.types import LARGEST_FLOAT, LARGEST_SCALED, LARGEST_WHOLE
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -23,11 +24,6 @@ _END_US = (datetime(2262, 1, 1, tzinfo=UTC) - _EPOCH) // _MICROSECOND
 """Past it, nanoseconds since 1970 (pandas, Parquet readers) no longer fit 64 bits."""
 
 _TIME_PATTERN = r"^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:?\d{2})$"
-_INT64 = (1 - 2**63, 2**63 - 1)
-"""The integers that are accepted: the kernels keep the smallest of all for where there is none."""
-
-_LARGEST_FLOAT = 1e300
-"""Features are computed from it: a sum of such numbers is still no infinity."""
 
 
 @dataclass(frozen=True)
@@ -324,16 +320,15 @@ def member_of(field: FieldPlan, is_key: bool) -> Member:
         return ListMember(name, field.max_items, field.max_length)
     if field.type == "float":
         unit = 10 ** (field.decimals or 0)
-        # Past 2^53 units a float64 has no decimals left to round.
-        most = _LARGEST_FLOAT if field.decimals is None else 2**53 / unit
+        most = LARGEST_FLOAT if field.decimals is None else LARGEST_SCALED / unit
         return FloatMember(
             name,
             -most if low is None else low / unit,
             most if high is None else high / unit,
             field.decimals,
         )
-    smallest = _INT64[0] if low is None else max(_INT64[0], int(low))
-    largest = _INT64[1] if high is None else min(_INT64[1], int(high))
+    smallest = -LARGEST_WHOLE if low is None else int(low)
+    largest = LARGEST_WHOLE if high is None else int(high)
     if field.type == "money":
         return MoneyMember(name, smallest, largest, field.currency)
     return IntegerMember(name, smallest, largest)

@@ -7,6 +7,7 @@ the beginning for every row and shares no code with the kernels.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -115,14 +116,14 @@ def expression(formula: tuple[Any, ...], values: Mapping[str, Any], time_us: int
         return float(values[rest[0]])
     if name == "/":
         above, below = of(rest[0]), of(rest[1])
-        return above / below if below else 0.0
+        return _held(above / below) if below else 0.0
     if name in ("+", "-", "*", "<", "<=", ">", ">="):
         a, b = of(rest[0]), of(rest[1])
         return float(
             {
-                "+": a + b,
-                "-": a - b,
-                "*": a * b,
+                "+": _held(a + b),
+                "-": _held(a - b),
+                "*": _held(a * b),
                 "<": a < b,
                 "<=": a <= b,
                 ">": a > b,
@@ -155,6 +156,11 @@ def expression(formula: tuple[Any, ...], values: Mapping[str, Any], time_us: int
             "is_night": moment.hour <= 6,
         }[name]
     )
+
+
+def _held(x: float) -> float:
+    """The nearest float64 that is no infinity."""
+    return min(max(x, -sys.float_info.max), sys.float_info.max)
 
 
 def stage_columns(plan: Plan, stage: StagePlan, log: Sequence[Fact]) -> list[dict[str, float]]:

@@ -6,6 +6,13 @@ from dataclasses import dataclass
 
 from features.place import caller, did_you_mean, wrong
 
+LARGEST_FLOAT = 1e300
+"""Features are computed from floats: a sum of such numbers is still no infinity."""
+LARGEST_WHOLE = 2**63 - 1
+"""The kernels keep the smallest integer of 64 bits for where there is none."""
+LARGEST_SCALED = 2**53
+"""Past so many units a float64 has no decimals left to round."""
+
 CURRENCIES = frozenset({"CHF", "EUR", "GBP", "JPY", "USD"})
 """Currencies whose minor unit the generator and the contracts know (ISO 4217)."""
 
@@ -16,6 +23,9 @@ class Text:
 
     max: int = 64
     token: bool = False
+
+    def __post_init__(self) -> None:
+        _check_length("max", self.max)
 
 
 @dataclass(frozen=True, init=False)
@@ -46,14 +56,19 @@ class Money:
                 f"the unknown currency {self.currency!r}",
                 did_you_mean(self.currency, sorted(CURRENCIES)),
             )
+        _check_whole(0 if self.min is None else self.min, self.max)
 
 
 @dataclass(frozen=True)
 class Integer:
-    """A 64-bit integer."""
+    """A 64-bit integer, but for the smallest one."""
 
     min: int | None = None
     max: int | None = None
+
+    def __post_init__(self) -> None:
+        low, high = -LARGEST_WHOLE, LARGEST_WHOLE
+        _check_whole(low if self.min is None else self.min, high if self.max is None else self.max)
 
 
 @dataclass(frozen=True)
@@ -70,8 +85,21 @@ class Float:
     max: float | None = None
 
     def __post_init__(self) -> None:
-        if self.decimals is not None and not 0 <= self.decimals <= 9:
-            raise wrong(caller(), f"decimals={self.decimals!r}", "give 0 to 9, or leave it out")
+        most = LARGEST_FLOAT
+        if self.decimals is not None:
+            if type(self.decimals) is not int or not 0 <= self.decimals <= 9:
+                raise wrong(caller(), f"decimals={self.decimals!r}", "give 0 to 9, or leave it out")
+            most = LARGEST_SCALED / 10**self.decimals
+        low, high = (
+            fallback if bound is None else bound
+            for bound, fallback in ((self.min, -most), (self.max, most))
+        )
+        numbers = all(type(bound) in (int, float) for bound in (low, high))
+        # A NaN is within nothing.
+        if not (numbers and -most <= low <= high <= most):
+            raise wrong(
+                caller(), f"bounds from {low!r} to {high!r}", f"give rising ones within ±{most:g}"
+            )
 
 
 @dataclass(frozen=True)
@@ -96,7 +124,26 @@ class List:
     max: int = 64
     max_text: int = 64
 
+    def __post_init__(self) -> None:
+        _check_length("max", self.max)
+        _check_length("max_text", self.max_text)
+
 
 FieldType = Text | Category | Money | Integer | Float | Boolean | Timestamp | Position | List
 Ordered = Money | Integer | Float | Boolean | Timestamp
 """Types that are numbers."""
+
+
+def _check_length(name: str, most: int) -> None:
+    if type(most) is not int or most < 1:
+        raise wrong(caller(), f"{name}={most!r}", "give a number from 1 on")
+
+
+def _check_whole(low: int, high: int) -> None:
+    whole = type(low) is int and type(high) is int
+    if not (whole and -LARGEST_WHOLE <= low <= high <= LARGEST_WHOLE):
+        raise wrong(
+            caller(),
+            f"bounds from {low!r} to {high!r}",
+            f"give rising integers within ±{LARGEST_WHOLE}",
+        )

@@ -8,7 +8,10 @@ from. Every object remembers the file and line that wrote it, so that a mistake 
 from __future__ import annotations
 
 import inspect
+import itertools
+import math
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -267,11 +270,13 @@ class FieldRef(_Operand):
         kind = kinds.get(type(self.type))
         if kind is None:
             raise wrong(_caller(), f"{self.name}.is_in(…)", f"{self.name!r} is {self._kind}")
-        if not constants or not all(type(constant) is kind for constant in constants):
+        fits = all(type(each) is kind for each in constants)
+        if not constants or not fits or (kind is int and not all(map(_fits_64_bits, constants))):
             raise wrong(
                 _caller(),
                 f"{self.name}.is_in({', '.join(map(repr, constants))})",
-                f"give one or more constants of type {kind.__name__}",
+                f"give one or more constants of type {kind.__name__}"
+                f"{' and 64 bits' if kind is int else ''}",
             )
         if isinstance(self.type, Category):
             for constant in constants:
@@ -294,18 +299,19 @@ class FieldRef(_Operand):
                 f"the {type(self.type).__name__.lower()} field {self.name!r} has no order",
                 "use is_in(…) instead",
             )
-        if isinstance(self.type, Float) and isinstance(constant, int | float):
-            scaled = constant * 10 ** (self.type.decimals or 0)
+        if isinstance(self.type, Float) and _is_number(constant):
             if self.type.decimals is None:
-                return Condition(self.source, (Comparison(self.name, operator, float(scaled)),))
-            if abs(scaled - round(scaled)) < 1e-6:
+                return Condition(self.source, (Comparison(self.name, operator, float(constant)),))
+            scaled = constant * 10**self.type.decimals
+            if abs(scaled) < 2**63 and abs(scaled - round(scaled)) < 1e-6:
                 return Condition(self.source, (Comparison(self.name, operator, round(scaled)),))
-        elif type(constant) is int:
+        elif type(constant) is int and _fits_64_bits(constant):
             return Condition(self.source, (Comparison(self.name, operator, constant),))
         raise wrong(
             _caller(),
             f"{self.name!r} is compared with {constant!r}",
-            "give an integer; money is in minor units, a float has the decimals it declares",
+            "give an integer of 64 bits; money is in minor units, a float has the decimals it "
+            "declares",
         )
 
 
@@ -468,6 +474,17 @@ class Window(_Comparable):
         return self.columns[0]
 
 
+def _fits_64_bits(whole: int) -> bool:
+    return -(2**63) <= whole < 2**63
+
+
+def _is_number(given: Any) -> bool:
+    """Whether it is a finite number of a float64's range."""
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        return False
+    return abs(given) <= sys.float_info.max
+
+
 @dataclass(frozen=True)
 class Expression(_Comparable):
     """A column computed from others of the same event; a feature once it is `named`."""
@@ -481,7 +498,7 @@ class Expression(_Comparable):
     def __post_init__(self) -> None:
         for operand in self.operands:
             fits = isinstance(operand, _Operand | str | tuple)
-            if not fits and (isinstance(operand, bool) or not isinstance(operand, int | float)):
+            if not fits and not _is_number(operand):
                 raise wrong(
                     self.place,
                     f"{self.operator} with {operand!r}",
@@ -689,7 +706,8 @@ def clip(of: Any, low: float, high: float) -> Expression:
 def bucket(of: Any, edges: Sequence[float]) -> Expression:
     """How many of the rising edges are at or below x: 0 below the first."""
     made = tuple(float(edge) for edge in edges)
-    if not made or sorted(set(made)) != list(made):
+    rising = all(below < above for below, above in itertools.pairwise(made))
+    if not made or not rising or not all(map(math.isfinite, made)):
         raise wrong(_caller(), f"bucket(…, {edges!r})", "give rising edges")
     return Expression("bucket", (of, made))
 

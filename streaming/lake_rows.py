@@ -50,6 +50,9 @@ def features(plan: Plan, rows: pa.Table) -> pa.Table:
     )
     rows = rows.filter(folded)
     columns = {name: rows.column(name) for name in rows.schema.names} | _times(rows)
+    for column in plan.columns:
+        # An integer past 2^53 is the nearest float64, as in the model's vector.
+        columns[column.name] = columns[column.name].cast(pa.float64(), safe=False)
     columns["fingerprint"] = pa.array([plan.fingerprint] * rows.num_rows, pa.string())
     return _table("features", plan, columns)
 
