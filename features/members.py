@@ -103,7 +103,7 @@ class TimeMember(Member):
             )
         except ValueError:
             return ContractError(
-                "out_of_range", f"{self.name} is {value}, outside the years 1970 to 2261"
+                "out_of_range", f"{self.name} is {value[:40]}, outside the years 1970 to 2261"
             )
         return None
 
@@ -185,7 +185,8 @@ class MoneyMember(IntegerMember):
             return wrong_type(f"{name}.currency", "a string", value["currency"])
         if value["currency"] != self.currency:
             return ContractError(
-                "unknown_currency", f"{name} is in {value['currency']!r}, not in {self.currency!r}"
+                "unknown_currency",
+                f"{name} is in {value['currency'][:40]!r}, not in {self.currency!r}",
             )
         return None
 
@@ -360,4 +361,5 @@ def json_type(value: Any) -> str:
 def _outside(path: str, value: float, low: float, high: float) -> ContractError | None:
     if low <= value <= high:
         return None
-    return ContractError("out_of_range", f"{path} is {value}, outside {low} to {high}")
+    # A number may have thousands of digits.
+    return ContractError("out_of_range", f"{path} is {str(value)[:40]}, outside {low} to {high}")
