@@ -54,6 +54,7 @@ PUBLISHED = {
 
 ROWS, LABELS = 1_303_778, 10_659
 POLL_RECORDS = 8_000
+"""Half a day: one partition after another passes it on, so terminals' logs are far out of order."""
 
 
 @pytest.fixture(scope="module")
