@@ -23,7 +23,7 @@ from features.members import (
     member_of,
     names_broken,
 )
-from features.plan import Plan
+from features.plan import Plan, ReferencePlan
 
 REASONS = (
     "empty",
@@ -53,14 +53,15 @@ class Contract:
 
     Args:
         plan: the compiled feature set.
-        topic: its event or label topic.
+        topic: its event topic, its label topic, or a reference's.
     """
 
     def __init__(self, plan: Plan, topic: str) -> None:
         self.topic = topic
-        self._members = _event_members(plan) if topic == plan.event_topic else _label_members(plan)
+        self._members = _members(plan, topic)
         self.names = tuple(member.name for member in self._members)
-        """Names of the values that `read` returns: id, time, then the fields."""
+        """Names of the values that `read` returns: id (of a reference its key), time, then the
+        fields."""
         record = msgspec.defstruct(
             "Record",
             [(member.name, member.reader()) for member in self._members],
@@ -144,6 +145,25 @@ def event_schema(plan: Plan) -> dict[str, Any]:
 def label_schema(plan: Plan) -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of the label topic; empty where the set has no label."""
     return _schema(plan.label_topic, _label_members(plan)) if plan.label else {}
+
+
+def reference_schema(plan: Plan, topic: str) -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a reference's topic."""
+    return _schema(topic, _members(plan, topic))
+
+
+def _members(plan: Plan, topic: str) -> list[Member]:
+    reference = plan.reference_on(topic)
+    if reference is not None:
+        return _reference_members(plan, reference)
+    return _event_members(plan) if topic == plan.event_topic else _label_members(plan)
+
+
+def _reference_members(plan: Plan, reference: ReferencePlan) -> list[Member]:
+    # Its key is the event's, so that the two meet.
+    (key,) = (f for f in plan.fields if f.name == reference.key_column)
+    fields = (member_of(f, is_key=False) for f in reference.fields)
+    return [member_of(key, is_key=True), TimeMember(reference.time_field), *fields]
 
 
 def _event_members(plan: Plan) -> list[Member]:

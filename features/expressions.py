@@ -53,7 +53,8 @@ def evaluate(
 
     Args:
         formula: of the plan.
-        columns: the row's fields and the columns made so far; what is null counts as 0.
+        columns: the row's fields and the columns made so far. Null, where a reference has none,
+            counts as 0, as an empty text, or as the code -1.
         times_us: int64 [n], event times.
     """
     made = _evaluate(formula, columns, times_us)
@@ -89,11 +90,13 @@ def _evaluate(
         return np.asarray(hashes(columns[rest[0]]) % rest[1], np.float64)
     if name == "code":
         found = pc.index_in(columns[rest[0]], value_set=pa.array(rest[1], pa.string()))
-        return ints(found).astype(np.float64)
+        return ints(found.fill_null(-1)).astype(np.float64)
     if name == "length":
         return ints(pc.list_value_length(columns[rest[0]])).astype(np.float64)
     if name == "age_seconds":
-        return (times_us - ints(columns[rest[0]])) / 1e6
+        return (times_us - ints(pc.coalesce(columns[rest[0]], pa.array(times_us)))) / 1e6
+    if name == "known":
+        return ints(columns[rest[0]].is_valid()).astype(np.float64)
     raise ValueError(f"a formula with {name!r}")
 
 

@@ -22,12 +22,16 @@ from features.expressions import evaluate
 from features.layout import Layout
 from features.plan import Plan
 from features.state import State
+from features.versions import Versions
 from features.vocabulary import Comparison
 from features.wire import (
     DUPLICATE,
     FOLDED,
+    KIND_EVENT,
     KIND_LABEL,
+    KIND_REFERENCE,
     LOG_EVENTS,
+    LOG_REFERENCES,
     LOG_STAGES,
     NEVER_US,
     ROW_BITS,
@@ -60,6 +64,13 @@ class Fold:
         self._seen = duplicates.empty(_SMALLEST_SEEN)
         self._seen_entries = 0
         self._state = State(Layout(self.stage))
+        self._versions = {
+            LOG_REFERENCES + index: Versions(
+                pa.schema([self._schema.field(name) for name in reference.columns])
+            )
+            for index, reference in enumerate(plan.references)
+            if reference.stage == stage
+        }
 
     @property
     def keys(self) -> int:
@@ -74,7 +85,13 @@ class Fold:
     @property
     def state_bytes(self) -> int:
         """Memory of the state, room to grow included."""
-        return self._state.nbytes + int(self._seen.nbytes)
+        versions = sum(each.nbytes for each in self._versions.values())
+        return self._state.nbytes + int(self._seen.nbytes) + versions
+
+    @property
+    def versions(self) -> int:
+        """How many versions of references are retained."""
+        return sum(each.entries for each in self._versions.values())
 
     def fold(self, rows: pa.RecordBatch, partition: int, offset: int) -> pa.RecordBatch:
         """Fold one envelope read from this stage's log.
@@ -86,7 +103,8 @@ class Fold:
 
         Returns:
             The rows that had not been folded before, with this stage's columns, verdict and
-            position; labels pass through. Empty when every row was a repeat.
+            position; labels and versions of references pass through. Empty when every row was a
+            repeat.
         """
         seq = (np.int64(offset) << ROW_BITS) + np.arange(rows.num_rows, dtype=np.int64)
         fresh = self._above_marks(rows)
@@ -126,13 +144,18 @@ class Fold:
         self, rows: pa.RecordBatch, partition: int, seq: npt.NDArray[np.int64] | None
     ) -> pa.RecordBatch:
         n = rows.num_rows
-        is_label = _ints(rows, "kind") == KIND_LABEL
+        kinds = _ints(rows, "kind")
+        is_label, is_version = kinds == KIND_LABEL, kinds == KIND_REFERENCE
         times = _ints(rows, "event_time_us")
         verdict = _ints(rows, "verdict").copy()
-        slots = self._state.slots(rows.column(self.stage.key_column))
+        keys = rows.column(self.stage.key_column)
+        if is_version.any():
+            # A version takes no slot from the windows' keys: it may never have an event.
+            keys = pc.if_else(pa.array(is_version), pa.scalar(None, pa.string()), keys)
+        slots = self._state.slots(keys)
         if self._is_first:
-            self._judge_duplicates(rows, slots, is_label, times, verdict)
-        skip = verdict != FOLDED
+            self._judge_duplicates(rows, slots, is_label | is_version, times, verdict)
+        skip = (verdict != FOLDED) | is_version
         if not self.stage.uses_label:
             skip |= is_label
         labels = np.zeros(n, np.int8)
@@ -148,12 +171,32 @@ class Fold:
             _conditions(rows, self.stage.conditions),
             self._settled_us(),
         )
+        looked_up = self._look_up(rows, (kinds == KIND_EVENT) & ~skip, is_version, times)
         watermarks = _ints(rows, "watermark_us")
         if seq is not None:
             # Only now: a batch may span more time than the windows, and its first rows still need
             # what its last ones have left behind.
             watermarks = self._advance_watermarks(rows, watermarks)
-        return self._finish(rows, is_label | skip, verdict, made, watermarks, partition, seq)
+        silent = is_label | skip
+        return self._finish(rows, silent, verdict, made, looked_up, watermarks, partition, seq)
+
+    def _look_up(
+        self,
+        rows: pa.RecordBatch,
+        is_event: npt.NDArray[np.bool_],
+        is_version: npt.NDArray[np.bool_],
+        times: npt.NDArray[np.int64],
+    ) -> dict[str, pa.Array]:
+        """The columns of this stage's references; it keeps the versions among the rows."""
+        found: dict[str, pa.Array] = {}
+        if not self._versions:
+            return found
+        keys = rows.column(self.stage.key_column)
+        log = _ints(rows, "origin_log")
+        for number, versions in self._versions.items():
+            own = is_version & (log == number)
+            found |= versions.fold(rows, keys, own, is_event, times, self._settled_us())
+        return found
 
     def _advance_watermarks(
         self, rows: pa.RecordBatch, stamps: npt.NDArray[np.int64]
@@ -235,6 +278,7 @@ class Fold:
         silent: npt.NDArray[np.bool_],
         verdict: npt.NDArray[np.int8],
         made: dict[str, npt.NDArray[np.float64]],
+        looked_up: dict[str, pa.Array],
         watermarks: npt.NDArray[np.int64],
         partition: int,
         seq: npt.NDArray[np.int64] | None,
@@ -254,6 +298,7 @@ class Fold:
         mask = silent if silent.any() else None
         for name, values in made.items():
             columns[name] = pa.array(values, pa.float64(), mask=mask)
+        columns |= looked_up
         if self._is_last:
             for column in self.plan.columns:
                 if column.formula:
@@ -270,6 +315,8 @@ class Fold:
         if key is not None and self.keys:
             slot = int(self._state.slots(pa.array([key], pa.string()))[0])
         self._state.keep_only(slot, settled_us)
+        for versions in self._versions.values():
+            versions.keep_only(key, settled_us)
         before_us = NEVER_US if settled_us == NEVER_US else settled_us - self.plan.lateness_us
         self._rewrite_seen(before_us=before_us, only_key=key or "")
 
@@ -277,6 +324,8 @@ class Fold:
         """The whole state, to be written somewhere durable; `restore` is its inverse."""
         self._rewrite_seen()
         self._state.forget(self._settled_us())
+        for versions in self._versions.values():
+            versions.forget(self._settled_us())
         state: dict[str, Any] = {
             "fingerprint": self.plan.fingerprint,
             "stage": self.stage.name,
@@ -285,6 +334,7 @@ class Fold:
             "watermarks": sorted(self._watermarks.items()),
             "seen": self._seen[self._seen[:, 3] == 1].tobytes(),
             "state": self._state.pack(),
+            "versions": [each.pack() for each in self._versions.values()],
         }
         body = msgspec.msgpack.encode(state)
         return hashlib.sha256(body).digest() + body
@@ -311,6 +361,8 @@ class Fold:
         self._seen_entries = len(self._seen)
         self._rewrite_seen()
         self._state.unpack(state["state"])
+        for versions, packed in zip(self._versions.values(), state["versions"], strict=True):
+            versions.unpack(packed)
 
 
 def _ints(rows: pa.RecordBatch, name: str) -> Any:

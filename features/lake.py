@@ -12,7 +12,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
 from features.errors import PenstockError
-from features.plan import Plan
+from features.plan import FieldPlan, Plan
 from features.settings import settings
 from features.wire import arrow_type
 
@@ -34,9 +34,7 @@ def schema(table: str, plan: Plan) -> pa.Schema:
     """
     seqs = [pa.field(stage.seq_column, pa.int64()) for stage in plan.stages]
     if table == "events":
-        fields = [
-            pa.field(f.name, _TIME if f.type == "timestamp" else arrow_type(f)) for f in plan.fields
-        ]
+        fields = [_kept(field) for field in plan.fields]
         fields += [pa.field(key, pa.string()) for key in plan.derived_keys(plan.field_names)]
         verdict = pa.field("verdict", pa.string())
         times = [pa.field("broker_time", _TIME), pa.field("watermark", _TIME)]
@@ -64,6 +62,20 @@ def schema(table: str, plan: Plan) -> pa.Schema:
                 _DATE,
             ]
         )
+    for reference in plan.references:
+        if table == reference.table:
+            stage = plan.stages[reference.stage]
+            # Few rows over many years: no dates to be partitioned by.
+            return pa.schema(
+                [
+                    *_ORIGIN,
+                    pa.field("broker_time", _TIME),
+                    pa.field("valid_from", _TIME),
+                    pa.field(reference.key_column, pa.string()),
+                    *(_kept(field) for field in reference.fields),
+                    pa.field(stage.seq_column, pa.int64()),
+                ]
+            )
     if table == "dead_letters":
         return pa.schema(
             [
@@ -75,7 +87,18 @@ def schema(table: str, plan: Plan) -> pa.Schema:
                 pa.field("broker_time", _TIME),
             ]
         )
-    raise PenstockError(f"the lake of {plan.name!r} has no table {table!r}; there is {TABLES}")
+    raise PenstockError(
+        f"the lake of {plan.name!r} has no table {table!r}; there is {tables(plan)}"
+    )
+
+
+def tables(plan: Plan) -> tuple[str, ...]:
+    """Every table that the stream of a plan fills."""
+    return (*TABLES, *(reference.table for reference in plan.references))
+
+
+def _kept(field: FieldPlan) -> pa.Field:
+    return pa.field(field.name, _TIME if field.type == "timestamp" else arrow_type(field))
 
 
 def table_uri(table: str) -> str:

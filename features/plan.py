@@ -37,6 +37,7 @@ from features.vocabulary import (
     FeatureSet,
     FieldRef,
     LabelRef,
+    Reference,
     Window,
 )
 
@@ -62,6 +63,12 @@ ROW_COLUMNS = (
 
 LAKE_COLUMNS = ("event_time", "event_date", "broker_time", "known_time", "fingerprint")
 """What the lake's tables have beside a row's columns (features/lake.py)."""
+
+REFERENCE_COLUMNS = ("origin_partition", "origin_offset", "broker_time", "valid_from")
+"""What the lake's table of a reference has beside its key and its fields."""
+
+MOST_REFERENCES = 64
+"""A row tells in 8 bits which log it comes from (features/wire.py)."""
 
 MOST_CONDITIONS = 14
 """An entry of the window kernel has 16 flags, two of them its own."""
@@ -106,6 +113,28 @@ class LabelPlan:
     known_after_us: int
     stage: int  # the stage whose log ingest routes it into
     keys: tuple[str, ...]  # the fields of entity keys it carries, in stage order
+
+
+@dataclass(frozen=True)
+class ReferencePlan:
+    """A reference's contract, and the stage that looks it up."""
+
+    name: str
+    topic: str
+    key_column: str
+    time_field: str
+    stage: int  # the stage of its key, whose log ingest routes it into
+    fields: tuple[FieldPlan, ...]  # by the names of its topic, which are those of its table
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The row's columns of its fields."""
+        return tuple(f"{self.name}__{field.name}" for field in self.fields)
+
+    @property
+    def table(self) -> str:
+        """Its table in the lake."""
+        return f"reference_{self.name}"
 
 
 @dataclass(frozen=True)
@@ -163,11 +192,11 @@ class Column:
     """One output column, and so one input of the model."""
 
     name: str
-    kind: str  # field, window, expression
+    kind: str  # field, reference, window, expression
     unit: str
     stage: str  # the stage whose windows compute it; empty where it is no window
     meaning: str
-    formula: tuple[Any, ...] = ()  # of an expression (features/expressions.py)
+    formula: tuple[Any, ...] = ()  # of all but fields and windows (features/expressions.py)
 
 
 @dataclass(frozen=True)
@@ -192,6 +221,7 @@ class Plan:
     partitions: int = DEFAULT_PARTITIONS
     description: str = ""
     tags: tuple[str, ...] = ()
+    references: tuple[ReferencePlan, ...] = ()
 
     @property
     def features_topic(self) -> str:
@@ -202,6 +232,12 @@ class Plan:
     def label_topic(self) -> str:
         """The users' topic of the label; empty where the set has none."""
         return self.label.topic if self.label else ""
+
+    @property
+    def raw_topics(self) -> list[str]:
+        """The users' topics it reads: of the event, the label and the references."""
+        labels = [self.label.topic] if self.label else []
+        return [self.event_topic, *labels, *(each.topic for each in self.references)]
 
     @property
     def scored_topic(self) -> str:
@@ -238,6 +274,10 @@ class Plan:
         """The stage of that name."""
         return next(stage for stage in self.stages if stage.name == name)
 
+    def reference_on(self, topic: str) -> ReferencePlan | None:
+        """The reference that a topic holds."""
+        return next((each for each in self.references if each.topic == topic), None)
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data, for `penstock plan --json` and for comparing."""
         return asdict(self)
@@ -254,7 +294,13 @@ def compile_plan(feature_set: FeatureSet) -> Plan:
     for feature in feature_set.features:
         _check_sources(feature, feature_set)
     windows = _windows(feature_set.features)
+    references = _references(feature_set)
+    windowed = {window.entity for window in windows}
     entities = {event.key: feature_set.place}
+    for each in references:
+        # A stage that only looks up lies before the windows': labels need not carry its key.
+        if each.key not in windowed:
+            entities.setdefault(each.key, each.place)
     for window in windows:
         entities.setdefault(window.entity, window.place)
     _refuse_entities_alike(entities)
@@ -272,7 +318,7 @@ def compile_plan(feature_set: FeatureSet) -> Plan:
             stage=first,
             keys=tuple(dict.fromkeys(f for stage in stages[first:] for f in stage.key_fields)),
         )
-    _refuse_taken_names(feature_set, stages)
+    _refuse_taken_names(feature_set, stages, references)
     fields = tuple(_field(name, kind) for name, kind in event.fields.items())
     columns = tuple(column for each in feature_set.features for column in _columns(each))
     plan = Plan(
@@ -293,10 +339,14 @@ def compile_plan(feature_set: FeatureSet) -> Plan:
         fingerprint="",
         description=feature_set.description,
         tags=feature_set.tags,
+        references=tuple(_reference(each, stages) for each in references),
     )
     values = plan.to_dict()
     for name in SILENT:
         del values[name]
+    if not references:
+        # As it was before there were any.
+        del values["references"]
     for column in values["columns"]:
         for name in SILENT_OF_COLUMN:
             del column[name]
@@ -340,7 +390,63 @@ def _refuse_entities_alike(entities: dict[Entity, Place]) -> None:
                 )
 
 
-def _refuse_taken_names(feature_set: FeatureSet, stages: tuple[StagePlan, ...]) -> None:
+def _references(feature_set: FeatureSet) -> list[Reference]:
+    """Every reference that a feature reads, once."""
+    found: dict[str, Reference] = {}
+    topics = [feature_set.event.topic, *([feature_set.label.topic] if feature_set.label else [])]
+    for feature in feature_set.features:
+        for read in feature.fields() if isinstance(feature, Expression) else [feature]:
+            reference = None if isinstance(read, Window | Expression) else read.reference
+            if reference is None or found.setdefault(reference.name, reference) is reference:
+                continue
+            raise wrong(
+                reference.place,
+                f"the reference {reference.name!r} is declared a second time "
+                f"(first at {found[reference.name].place})",
+                "give one another name=",
+            )
+    for reference in found.values():
+        _check_reference(reference, feature_set.event, topics)
+        topics.append(reference.topic)
+    if len(found) > MOST_REFERENCES:
+        raise wrong(
+            feature_set.place, f"{len(found)} references", f"use at most {MOST_REFERENCES}"
+        )
+    return list(found.values())
+
+
+def _check_reference(reference: Reference, event: Event, topics: list[str]) -> None:
+    event.check_entity(reference.key, reference.place)
+    if reference.topic in topics:
+        raise wrong(
+            reference.place,
+            f"the reference {reference.name!r} reads {reference.topic!r}, which is read already",
+            "give it a topic of its own",
+        )
+    for name in reference.fields:
+        if name in (*REFERENCE_COLUMNS, f"{reference.key.name}_seq"):
+            raise wrong(
+                reference.place,
+                f"the field {name!r} is a column of every reference's table",
+                "give it another name",
+            )
+
+
+def _reference(reference: Reference, stages: tuple[StagePlan, ...]) -> ReferencePlan:
+    key = reference.key.key
+    return ReferencePlan(
+        name=reference.name,
+        topic=reference.topic,
+        key_column=key,
+        time_field=reference.time,
+        stage=next(stage.index for stage in stages if stage.key_column == key),
+        fields=tuple(_field(name, kind) for name, kind in reference.fields.items()),
+    )
+
+
+def _refuse_taken_names(
+    feature_set: FeatureSet, stages: tuple[StagePlan, ...], references: list[Reference]
+) -> None:
     """A row has one column of a name."""
     taken = dict.fromkeys((*ROW_COLUMNS, *LAKE_COLUMNS), "a column of every row")
     taken |= {stage.seq_column: "a column of every row" for stage in stages}
@@ -360,9 +466,19 @@ def _refuse_taken_names(feature_set: FeatureSet, stages: tuple[StagePlan, ...]) 
                 label.place, f"the label {label.field!r} is {taken[label.field]}", "rename it"
             )
         taken[label.field] = f"the label of {label.topic!r}"
+    for reference in references:
+        for column in map(reference.column, reference.fields):
+            if column in taken:
+                raise wrong(
+                    reference.place,
+                    f"the column {column!r} of {reference.topic!r} is {taken[column]}",
+                    "give the reference another name=",
+                )
+            taken[column] = f"a column of {reference.topic!r}"
     for feature in feature_set.features:
         for name in _names(feature):
-            if name in taken and not isinstance(feature, FieldRef):
+            own = isinstance(feature, FieldRef) and feature.reference is None
+            if name in taken and not own:
                 raise wrong(
                     feature.place, f"the feature {name!r} is {taken[name]}", "give it another name"
                 )
@@ -392,7 +508,7 @@ def _check_sources(feature: Feature, feature_set: FeatureSet) -> None:
     event = feature_set.event
     if isinstance(feature, Expression):
         for read in feature.fields():
-            _check_source(feature, read.source, event)
+            _check_source(feature, read, event)
         for window in feature.windows():
             if len(window.columns) > 1:
                 raise wrong(
@@ -403,7 +519,7 @@ def _check_sources(feature: Feature, feature_set: FeatureSet) -> None:
                 )
             _check_window(window, feature_set)
     elif isinstance(feature, FieldRef):
-        _check_source(feature, feature.source, event)
+        _check_source(feature, feature, event)
         if isinstance(feature.type, Text | Timestamp | Position | List):
             kind = type(feature.type).__name__.lower()
             mend = {
@@ -423,7 +539,7 @@ def _check_window(window: Window, feature_set: FeatureSet) -> None:
     event, label = feature_set.event, feature_set.label
     event.check_entity(window.entity, window.place)
     if isinstance(window.of, FieldRef):
-        _check_source(window.of, window.of.source, event)
+        _check_source(window.of, window.of, event)
         _check_range(window, window.of)
     if window.where is not None and window.where.source != event.topic:
         raise wrong(
@@ -439,11 +555,11 @@ def _check_window(window: Window, feature_set: FeatureSet) -> None:
         )
 
 
-def _check_source(feature: Feature, source: str, event: Event) -> None:
-    if source != event.topic:
+def _check_source(feature: Feature, read: FieldRef | Condition, event: Event) -> None:
+    if read.reference is None and read.source != event.topic:
         raise wrong(
             feature.place,
-            f"{feature.name!r} belongs to {source!r}, not to {event.topic!r}",
+            f"{feature.name!r} belongs to {read.source!r}, not to {event.topic!r}",
             "use a field of the set's own event",
         )
 
@@ -557,6 +673,8 @@ def _unit(kind: FieldType) -> str:
 def _columns(feature: Feature) -> list[Column]:
     if isinstance(feature, FieldRef):
         (name,) = _names(feature)
+        if feature.reference is not None:
+            return [_looked_up(feature, name, feature.reference)]
         if isinstance(feature.type, Category):
             meaning = f"the place of {feature.name} among its values, from 0"
             return [Column(name, "expression", "", "", meaning, formula=_formula(feature))]
@@ -582,6 +700,17 @@ def _columns(feature: Feature) -> list[Column]:
     return [Column(name, "window", unit, feature.entity.name, meaning) for name in feature.columns]
 
 
+def _looked_up(feature: FieldRef, name: str, reference: Reference) -> Column:
+    member = feature.name.removeprefix(f"{reference.name}_")
+    of = f"{reference.topic} for the event's {reference.key.key}, as of its time"
+    if isinstance(feature.type, Category):
+        meaning = f"the place of {member} among its values, from 0, in {of}; -1 where it has none"
+    else:
+        meaning = f"{member} in {of}; 0 where it has none"
+    unit = "" if isinstance(feature.type, Category) else _unit(feature.type)
+    return Column(name, "reference", unit, "", meaning, _formula(feature))
+
+
 _OPERATOR = {"lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 
 
@@ -593,19 +722,19 @@ def _formula(of: Any) -> tuple[Any, ...]:
         return ("column", of.name)
     if isinstance(of, FieldRef):
         if isinstance(of.type, Category):
-            return ("code", of.name, of.type.values)
+            return ("code", of.column, of.type.values)
         if isinstance(of.type, Text | Timestamp | Position | List):
             kind = type(of.type).__name__.lower()
             raise wrong(of.place, f"arithmetic with the {kind} field {of.name!r}", "use a number")
-        return ("column", of.name)
+        return ("column", of.column)
     if isinstance(of, Condition):
         made = [_holds(comparison, of) for comparison in of.comparisons]
         formula = made[0]
         for more in made[1:]:
             formula = ("*", formula, more)
         return formula
-    if of.operator in ("hash", "length", "age_seconds"):
-        return (of.operator, of.operands[0].name, *of.operands[1:])
+    if of.operator in ("hash", "length", "age_seconds", "known"):
+        return (of.operator, of.operands[0].column, *of.operands[1:])
     inner = _formula(of.operands[0]) if of.operands else ()
     if of.operator in ("clip", "bucket"):
         return (of.operator, inner, *of.operands[1:])

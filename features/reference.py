@@ -17,14 +17,17 @@ from typing import Any
 from features.aggregations import aggregations
 from features.aggregations.base import Entry
 from features.coding import hash_of
-from features.plan import Plan, StagePlan, WindowPlan
+from features.plan import Plan, ReferencePlan, StagePlan, WindowPlan
 from features.vocabulary import Comparison
 from kernels import transcend
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One row of a stage's log: an event with its fields, or a label about one."""
+    """One row of a stage's log: an event with its fields, a label about one, or a version.
+
+    The time of a version is its valid_from, and its values are those of its reference, by column.
+    """
 
     event_id: str
     time_us: int
@@ -32,6 +35,7 @@ class Fact:
     values: dict[str, Any]
     label: bool | None = None  # None on events
     duplicate: bool = False
+    version_of: str = ""  # the name of the reference, on its versions
 
 
 def is_duplicate(log: Sequence[Fact], at: int, lateness_us: int) -> bool:
@@ -42,12 +46,27 @@ def is_duplicate(log: Sequence[Fact], at: int, lateness_us: int) -> bool:
     fact = log[at]
     return any(
         earlier.label is None
+        and not earlier.version_of
         and not earlier.duplicate
         and earlier.key == fact.key
         and earlier.event_id == fact.event_id
         and abs(earlier.time_us - fact.time_us) <= lateness_us
         for earlier in log[:at]
     )
+
+
+def looked_up(log: Sequence[Fact], now: Fact, spec: ReferencePlan) -> dict[str, Any]:
+    """The columns of a reference for the event `now`, from its stage's log up to it.
+
+    All are None where no version of the event's own key held at its time.
+    """
+    found: dict[str, Any] = dict.fromkeys(spec.columns)
+    since_us = -1
+    for fact in log:
+        own = fact.version_of == spec.name and fact.key == now.key
+        if own and since_us <= fact.time_us <= now.time_us:
+            since_us, found = fact.time_us, fact.values
+    return found
 
 
 def window(
@@ -103,7 +122,10 @@ def _holds(comparison: Comparison, event: Fact) -> bool:
 
 
 def expression(formula: tuple[Any, ...], values: Mapping[str, Any], time_us: int) -> float:
-    """A row expression for one event, from its fields and its other columns."""
+    """A row expression for one event, from its fields and its other columns.
+
+    A value is None where a reference has none.
+    """
     name, *rest = formula
 
     def of(inner: tuple[Any, ...]) -> float:
@@ -113,7 +135,7 @@ def expression(formula: tuple[Any, ...], values: Mapping[str, Any], time_us: int
     if name == "number":
         return float(rest[0])
     if name == "column":
-        return float(values[rest[0]])
+        return float(values[rest[0]] or 0)
     if name == "/":
         above, below = of(rest[0]), of(rest[1])
         return _held(above / below) if below else 0.0
@@ -140,13 +162,15 @@ def expression(formula: tuple[Any, ...], values: Mapping[str, Any], time_us: int
     if name == "bucket":
         return float(sum(edge <= of(rest[0]) for edge in rest[1]))
     if name == "hash":
-        return float(hash_of(values[rest[0]]) % rest[1])
+        return float(hash_of(values[rest[0]] or "") % rest[1])
     if name == "code":
-        return float(rest[1].index(values[rest[0]]))
+        return float(rest[1].index(values[rest[0]])) if values[rest[0]] in rest[1] else -1.0
     if name == "length":
-        return float(len(values[rest[0]]))
+        return float(len(values[rest[0]] or []))
     if name == "age_seconds":
-        return (time_us - values[rest[0]]) / 1e6
+        return 0.0 if values[rest[0]] is None else (time_us - values[rest[0]]) / 1e6
+    if name == "known":
+        return float(values[rest[0]] is not None)
     return float(
         {
             "day_of_week": moment.weekday(),
@@ -163,18 +187,28 @@ def _held(x: float) -> float:
     return min(max(x, -sys.float_info.max), sys.float_info.max)
 
 
-def stage_columns(plan: Plan, stage: StagePlan, log: Sequence[Fact]) -> list[dict[str, float]]:
-    """Every window of a stage for every row of its log; empty for labels and duplicates."""
-    found: list[dict[str, float]] = []
+def stage_columns(plan: Plan, stage: StagePlan, log: Sequence[Fact]) -> list[dict[str, Any]]:
+    """Every window and reference of a stage for every row of its log.
+
+    Empty for labels, versions and duplicates.
+    """
+    found: list[dict[str, Any]] = []
     for at, now in enumerate(log):
-        if now.label is not None or now.duplicate:
+        if now.label is not None or now.version_of or now.duplicate:
             found.append({})
             continue
-        upto = [fact for fact in log[: at + 1] if fact.key == now.key and not fact.duplicate]
+        upto = [
+            fact
+            for fact in log[: at + 1]
+            if fact.key == now.key and not fact.duplicate and not fact.version_of
+        ]
         # A later label replaces an earlier one.
         labels = {(f.event_id, f.time_us): f.label for f in upto if f.label is not None}
         events = sorted((f for f in upto if f.label is None), key=lambda fact: fact.time_us)
-        row: dict[str, float] = {}
+        row: dict[str, Any] = {}
+        for reference in plan.references:
+            if reference.stage == stage.index:
+                row |= looked_up(log[:at], now, reference)
         for spec in stage.windows:
             row |= zip(spec.columns, window(events, labels, now, spec, stage), strict=True)
         found.append(row)

@@ -1,8 +1,9 @@
 """The words a definitions file is written in.
 
 An `Entity` is what windows are kept by, an `Event` is a topic of facts, a `Label` is a topic of
-later verdicts about those facts, and a `FeatureSet` is the one object everything else is compiled
-from. Every object remembers the file and line that wrote it, so that a mistake names its place.
+later verdicts about those facts, a `Reference` is a table of what is known about an entity, and a
+`FeatureSet` is the one object everything else is compiled from. Every object remembers the file and
+line that wrote it, so that a mistake names its place.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ __all__ = [
     "List",
     "Money",
     "Position",
+    "Reference",
     "Text",
     "Timestamp",
     "Window",
@@ -71,6 +73,7 @@ __all__ = [
     "histogram",
     "hour_of_day",
     "hours",
+    "is_known",
     "is_night",
     "is_weekend",
     "label_count",
@@ -229,11 +232,13 @@ class Condition(_Operand):
     source: str
     comparisons: tuple[Comparison, ...]
     place: Place = field(default_factory=_caller, compare=False)
+    reference: Reference | None = field(default=None, compare=False)
 
     def __and__(self, other: Condition) -> Condition:
         if not isinstance(other, Condition) or other.source != self.source:
             raise wrong(_caller(), f"& with {other!r}", "combine conditions on one event")
-        return Condition(self.source, self.comparisons + other.comparisons)
+        both = self.comparisons + other.comparisons
+        return Condition(self.source, both, reference=self.reference)
 
     def __bool__(self) -> bool:
         raise wrong(_caller(), "a condition has no truth of its own", "combine with & instead")
@@ -245,12 +250,23 @@ class Condition(_Operand):
 
 @dataclass(frozen=True)
 class FieldRef(_Operand):
-    """A field of an event, as written in a feature: `payments.amount`."""
+    """A field of an event, or of a reference, as written in a feature: `payments.amount`.
+
+    `reference` is None where it is the event's own.
+    """
 
     source: str
     name: str
     type: FieldType
     place: Place = field(default_factory=_caller, compare=False)
+    reference: Reference | None = field(default=None, compare=False)
+
+    @property
+    def column(self) -> str:
+        """The row's column that holds it."""
+        if self.reference is None:
+            return self.name
+        return self.reference.column(self.name.removeprefix(f"{self.reference.name}_"))
 
     def __lt__(self, constant: float) -> Condition:
         return self._compared("lt", constant)
@@ -286,7 +302,7 @@ class FieldRef(_Operand):
                         f"{self.name!r} is never {constant!r}",
                         did_you_mean(constant, list(self.type.values)),
                     )
-        return Condition(self.source, (Comparison(self.name, "in", constants),))
+        return self._condition("in", constants)
 
     @property
     def _kind(self) -> str:
@@ -301,18 +317,22 @@ class FieldRef(_Operand):
             )
         if isinstance(self.type, Float) and _is_number(constant):
             if self.type.decimals is None:
-                return Condition(self.source, (Comparison(self.name, operator, float(constant)),))
+                return self._condition(operator, float(constant))
             scaled = constant * 10**self.type.decimals
             if abs(scaled) < 2**63 and abs(scaled - round(scaled)) < 1e-6:
-                return Condition(self.source, (Comparison(self.name, operator, round(scaled)),))
+                return self._condition(operator, round(scaled))
         elif type(constant) is int and _fits_64_bits(constant):
-            return Condition(self.source, (Comparison(self.name, operator, constant),))
+            return self._condition(operator, constant)
         raise wrong(
             _caller(),
             f"{self.name!r} is compared with {constant!r}",
             "give an integer of 64 bits; money is in minor units, a float has the decimals it "
             "declares",
         )
+
+    def _condition(self, operator: str, operand: Any) -> Condition:
+        comparison = Comparison(self.column, operator, operand)
+        return Condition(self.source, (comparison,), reference=self.reference)
 
 
 @dataclass(frozen=True)
@@ -426,6 +446,78 @@ class Label:
         if name.startswith("_") or own is None:
             raise AttributeError(name)
         raise wrong(_caller(), f"{self.topic!r} has no column {name!r}", did_you_mean(name, [own]))
+
+
+class Reference:
+    """A table that changes slowly: what is known about an entity, as of each event's time.
+
+    Its topic holds versions of rows. For an event of time t, `merchants.rate` is the value in that
+    version of the event's own key which has the greatest `time` ≤ t among those that arrived before
+    the event; of equal ones the last to arrive. Where there is none a number is 0, a category's
+    code −1, and `is_known(merchants)` 0.
+
+    Args:
+        topic: the users' topic, one JSON object for each version.
+        key: the entity it is about.
+        time: the member that says from when on the version holds (RFC 3339 with an offset); it may
+            lie in the future.
+        fields: the other members by name; `merchants.rate` or `merchants["rate"]` is one of them.
+        name: what its columns and its table begin with; by default the topic's part before the
+            version, `merchant` of `payments.merchant.v1`.
+    """
+
+    def __init__(
+        self, topic: str, *, key: Entity, time: str, fields: dict[str, FieldType], name: str = ""
+    ) -> None:
+        self.topic = topic
+        self.key = key
+        self.time = time
+        self.fields = dict(fields)
+        self.name = name or _reference_name(topic)
+        self.place = _caller()
+        if not isinstance(key, Entity):
+            raise wrong(self.place, f"key= of {topic!r} is {key!r}", "give an Entity")
+        if not self.name.isidentifier():
+            raise wrong(
+                self.place, f"the name {self.name!r}", "give name=, of letters, digits and _"
+            )
+        if not self.fields:
+            raise wrong(self.place, f"{topic!r} has no fields", "declare what is looked up")
+        for taken in (key.key, time):
+            if taken in self.fields:
+                raise wrong(
+                    self.place,
+                    f"{taken!r} is declared as key or time and again as a field",
+                    "leave it out of fields",
+                )
+
+    def column(self, field: str) -> str:
+        """The row's column that holds a field: null where no version is known.
+
+        `merchant__rate` is as it travels; the feature `merchant_rate` is a number everywhere.
+        """
+        return f"{self.name}__{field}"
+
+    def __getitem__(self, name: str) -> FieldRef:
+        """A field by name, also where the reference has an attribute of that name, as `key`."""
+        if name not in self.fields:
+            raise wrong(
+                _caller(),
+                f"{self.topic!r} has no column {name!r}",
+                did_you_mean(name, sorted(self.fields)),
+            )
+        return FieldRef(self.topic, f"{self.name}_{name}", self.fields[name], _caller(), self)
+
+    def __getattr__(self, name: str) -> FieldRef:
+        if name.startswith("_") or "fields" not in self.__dict__:
+            raise AttributeError(name)
+        return self[name]
+
+
+def _reference_name(topic: str) -> str:
+    *parts, last = topic.split(".")
+    is_version = last[:1] == "v" and last[1:].isdigit()
+    return parts[-1] if is_version and parts else last
 
 
 @dataclass(frozen=True)
@@ -581,6 +673,14 @@ class Aggregate:
             raise wrong(
                 place, f"where= of {name}() is {where!r}", "compare a field: payments.amount > 100"
             )
+        for read in (of, where):
+            if isinstance(read, FieldRef | Condition) and read.reference is not None:
+                raise wrong(
+                    place,
+                    f"{name}() reads the reference {read.reference.name!r}",
+                    "windows read fields of the event; a reference is looked up for each event "
+                    "alone",
+                )
         for argument in arguments:
             if argument not in self._meaning.parameters:
                 raise wrong(
@@ -728,8 +828,16 @@ def length(of: FieldRef) -> Expression:
     return Expression("length", (of,), f"{of.name}_length")
 
 
+def is_known(reference: Reference) -> Expression:
+    """1 where a version of the reference is known for the event's key and time, else 0."""
+    if not isinstance(reference, Reference):
+        raise wrong(_caller(), f"is_known of {reference!r}", "give a Reference")
+    any_of_it = reference[next(iter(reference.fields))]
+    return Expression("known", (any_of_it,), f"{reference.name}_is_known", "0 or 1")
+
+
 def age_seconds(of: FieldRef) -> Expression:
-    """Seconds from a timestamp field to the event's time."""
+    """Seconds from a timestamp field to the event's time; 0 where a reference has none."""
     if not isinstance(of, FieldRef) or not isinstance(of.type, Timestamp):
         raise wrong(_caller(), f"age_seconds of {of!r}", "give a timestamp field")
     return Expression("age_seconds", (of,), f"{of.name}_age_seconds", "s")

@@ -21,11 +21,13 @@ MAGIC = b"PSK1"
 ROW_BITS = 20
 """`seq` of a row in a log is offset × 2^20 + row, so an envelope holds at most 2^20 rows."""
 
-KIND_EVENT, KIND_LABEL = 0, 1
+KIND_EVENT, KIND_LABEL, KIND_REFERENCE = 0, 1, 2
 FOLDED, DUPLICATE, LATE = 0, 1, 2
 VERDICTS = ("folded", "duplicate", "late")
 LOG_EVENTS, LOG_LABELS, LOG_STAGES = 0, 1, 2
 """`position_log`: the raw event topic, the raw label topic, then 2 + the stage's index."""
+LOG_REFERENCES = 64
+"""The raw topic of a reference: 64 + its index in the plan."""
 
 
 def dead_letter_topic(topic: str) -> str:
@@ -82,6 +84,11 @@ def _compile_schema(plan: Plan) -> pa.Schema:
     ]
     if plan.label:
         columns.append(pa.field(plan.label.field, pa.int8()))
+    for each in plan.references:
+        columns += [
+            pa.field(name, arrow_type(field))
+            for name, field in zip(each.columns, each.fields, strict=True)
+        ]
     columns.extend(pa.field(stage.seq_column, pa.int64()) for stage in plan.stages)
     made = [name for stage in plan.stages for name in stage.columns]
     made += [column.name for column in plan.columns if column.formula]

@@ -96,6 +96,29 @@ def find(
 
 
 @njit(cache=True)
+def look_up(offsets: Any, text: Any, known: Keys, out: Any) -> None:
+    """Write each key's slot, or -1 where it has none; the arguments are those of `find`."""
+    place, hashes, ends, names = known.place, known.hash, known.end, known.text
+    last = place.shape[0] - 1
+    for i in range(out.shape[0]):
+        begin, end = np.int64(offsets[i]), np.int64(offsets[i + 1])
+        hashed = hash_string(text, begin, end)
+        at = hashed & last
+        out[i] = -1
+        while place[at]:
+            slot = np.int64(place[at]) - 1
+            same = hashes[slot] == hashed and ends[slot + 1] - ends[slot] == end - begin
+            for j in range(end - begin):
+                if not same:
+                    break
+                same = names[ends[slot] + j] == text[begin + j]
+            if same:
+                out[i] = slot
+                break
+            at = (at + 1) & last
+
+
+@njit(cache=True)
 def copy(known: Keys, keep: Any, target: Keys) -> None:
     """Write the keys of some slots, in their order, into an empty table with room for them."""
     last = target.place.shape[0] - 1

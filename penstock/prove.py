@@ -1,7 +1,7 @@
 """`penstock parity prove`: random feature sets over random logs, computed in every way there is.
 
-A case is drawn from its number alone: a feature set of a few windows and a log of events, repeats,
-late events and labels. Four executors compute every feature of it:
+A case is drawn from its number alone: a feature set of a few windows and references, and a log of
+events, repeats, late events, labels and versions of references. Four executors compute every feature of it:
 
 - the plain reference (`features/reference.py`), which shares no code with the others;
 - the kernel: every stage folds its whole log in one batch;
@@ -33,9 +33,20 @@ from features import reference
 from features.aggregations import aggregations
 from features.coding import derived_columns, pack_position, unpack_position
 from features.fold import Fold
-from features.plan import Plan, compile_plan
+from features.plan import Plan, ReferencePlan, compile_plan
 from features.reference import Fact
-from features.types import Boolean, Category, Float, Integer, Money, Position, Text
+from features.types import (
+    Boolean,
+    Category,
+    FieldType,
+    Float,
+    Integer,
+    List,
+    Money,
+    Position,
+    Text,
+    Timestamp,
+)
 from features.vocabulary import (
     Aggregate,
     Condition,
@@ -44,7 +55,10 @@ from features.vocabulary import (
     Expression,
     Feature,
     FeatureSet,
+    FieldRef,
     Label,
+    Reference,
+    age_seconds,
     bucket,
     category_hash,
     clip,
@@ -52,7 +66,9 @@ from features.vocabulary import (
     days,
     hour_of_day,
     hours,
+    is_known,
     is_weekend,
+    length,
     log1p,
     mean,
     minutes,
@@ -60,7 +76,17 @@ from features.vocabulary import (
     std,
     velocity_ratio,
 )
-from features.wire import DUPLICATE, FOLDED, KIND_EVENT, KIND_LABEL, decode, encode, row_schema
+from features.wire import (
+    DUPLICATE,
+    FOLDED,
+    KIND_EVENT,
+    KIND_LABEL,
+    KIND_REFERENCE,
+    LOG_REFERENCES,
+    decode,
+    encode,
+    row_schema,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -105,6 +131,13 @@ CONDITIONS = (
     "row expression",
     "key of several fields",
     "awkward keys",
+    "reference",
+    "several references",
+    "version out of order",
+    "version replaced",
+    "version from the future",
+    "version after its events",
+    "no version known",
 )
 
 
@@ -208,6 +241,10 @@ def _draw_plan(chance: random.Random) -> Plan:
         wanted[made.name] = made
     for column in chance.sample(_expressions(sale, who, shop), chance.randrange(3)):
         wanted[column.name] = column
+    for reference in chance.sample(_references(who, shop), chance.choice([0, 0, 1, 2, 3])):
+        looked_up = _looked_up(sale, reference)
+        for column in chance.sample(looked_up, chance.randrange(1, 5)):
+            wanted[column.name] = column
     feature_set = FeatureSet("proof", event=sale, label=refund, features=[*wanted.values()])
     return dataclasses.replace(compile_plan(feature_set), partitions=1)
 
@@ -229,6 +266,39 @@ def _expressions(sale: Event, who: Entity, shop: Entity) -> list[Expression]:
     ]
 
 
+def _references(who: Entity, shop: Entity) -> list[Reference]:
+    """Two on one entity, and another."""
+    numbers: dict[str, FieldType] = {"rate": Float(decimals=4, min=0, max=100), "heat": Float()}
+    others: dict[str, FieldType] = {
+        "sort": Category(*KINDS),
+        "note": Text(),
+        "open": Boolean(),
+        "since": Timestamp(),
+        "words": List(),
+        "place": Position(),
+        "fee": Money("EUR", max=10**9),
+    }
+    return [
+        Reference("proof.person.v1", key=who, time="from", fields=numbers | others),
+        Reference("proof.shop.v1", key=shop, time="from", fields=others),
+        Reference("proof.rent.v2", key=shop, time="at", fields=numbers, name="lease"),
+    ]
+
+
+def _looked_up(sale: Event, of: Reference) -> list[FieldRef | Expression]:
+    found: list[FieldRef | Expression] = [is_known(of)]
+    name = of.name
+    if "rate" in of.fields:
+        found += [of.rate, of["heat"], (sale.price * of.rate).named(f"{name}_price")]
+        found.append((sale.heat - of.heat).named(f"{name}_warmer"))
+        found.append((of.rate >= 50).named(f"{name}_is_high"))
+    if "sort" in of.fields:
+        found += [of.sort, of.open, of.fee, category_hash(of.note, 13), age_seconds(of.since)]
+        found += [length(of.words), (of.sort * 2 + of.open).named(f"{name}_mix")]
+        found.append(of.sort.is_in("fuel").named(f"{name}_is_fuel"))
+    return found
+
+
 def _draw_log(chance: random.Random, plan: Plan, met: Counter[str]) -> list[Row]:
     """Rows as ingest stamps them: late events have been taken out."""
     events: list[Row] = []
@@ -244,6 +314,8 @@ def _draw_log(chance: random.Random, plan: Plan, met: Counter[str]) -> list[Row]
     now_us, newest_us = START_US, START_US
     labelled: dict[str, int] = {}
     arrived: set[str] = set()
+    versions: list[Row] = []
+    looked_at: set[tuple[int, str]] = set()
     for number in range(chance.randrange(180, 260)):
         now_us += chance.choice([0, 0, 1, pace_us, pace_us, 3 * pace_us])
         fate = chance.random()
@@ -281,6 +353,16 @@ def _draw_log(chance: random.Random, plan: Plan, met: Counter[str]) -> list[Row]
             rows.append(_label(event, chance.randrange(2)))
             labelled[event["event_id"]] = rows[-1]["refunded"]
             met["label before its event"] += event["event_id"] not in arrived
+        if plan.references and chance.random() < 0.12:
+            version = _draw_version(chance, plan, versions, now_us, pace_us)
+            from_us, chain = version["event_time_us"], _chain(version)
+            others = [e["event_time_us"] for e in versions if chain == _chain(e)]
+            met["version out of order"] += any(other > from_us for other in others)
+            met["version replaced"] += from_us in others
+            met["version from the future"] += from_us > now_us
+            met["version after its events"] += chain in looked_at
+            versions.append(version)
+            rows.append(version)
         newest_us = max(newest_us, event["event_time_us"])
         if event["event_time_us"] < newest_us - LATENESS_US:
             met["late"] += 1
@@ -292,6 +374,13 @@ def _draw_log(chance: random.Random, plan: Plan, met: Counter[str]) -> list[Row]
         )
         arrived.add(event["event_id"])
         rows.append(event | {"watermark_us": newest_us})
+        for index, reference in enumerate(plan.references):
+            chain = (LOG_REFERENCES + index, event[reference.key_column])
+            looked_at.add(chain)
+            met["no version known"] += not any(
+                chain == _chain(e) and e["event_time_us"] <= event["event_time_us"]
+                for e in versions
+            )
         if chance.random() < 0.3:
             about = chance.choice(events[-40:])
             verdict = chance.randrange(2)
@@ -303,11 +392,12 @@ def _draw_log(chance: random.Random, plan: Plan, met: Counter[str]) -> list[Row]
     longest_us = max(stage.retention_us for stage in plan.stages)
     met["expiry"] += newest_us - START_US > longest_us + LATENESS_US
     met["growth"] += len(rows) > 100
+    met["reference"] += bool(versions)
+    met["several references"] += len({row["origin_log"] for row in versions}) > 1
     return [
-        row
+        {"origin_log": row["kind"], "position_log": row.get("origin_log", row["kind"])}
+        | row
         | {
-            "origin_log": row["kind"],
-            "position_log": row["kind"],
             "origin_partition": 0,
             "origin_offset": offset,
             "position_partition": 0,
@@ -315,6 +405,41 @@ def _draw_log(chance: random.Random, plan: Plan, met: Counter[str]) -> list[Row]
         }
         for offset, row in enumerate(rows)
     ]
+
+
+def _draw_version(
+    chance: random.Random, plan: Plan, versions: list[Row], now_us: int, pace_us: int
+) -> Row:
+    index = chance.randrange(len(plan.references))
+    reference = plan.references[index]
+    key = f"{reference.key_column[0]}{chance.randrange(6)}"
+    from_us = now_us + chance.choice([0, pace_us, days(1)]) * chance.choice([-2, -1, 0, 0, 0, 1])
+    if versions and chance.random() < 0.2:
+        from_us = chance.choice(versions)["event_time_us"]
+    drawn: dict[str, Any] = {
+        "rate": chance.randrange(10**6),
+        "heat": chance.uniform(-2, 2),
+        "sort": chance.choice(KINDS),
+        "note": chance.choice(["", "a", "zażółć", f"n{chance.randrange(99)}"]),
+        "open": chance.random() < 0.5,
+        "since": START_US - chance.randrange(days(900)),
+        "words": ["w"] * chance.randrange(4),
+        "place": pack_position(chance.randrange(90), 0),
+        "fee": chance.randrange(-(10**9), 10**9),
+    }
+    own = zip(reference.columns, reference.fields, strict=True)
+    return {column: drawn[field.name] for column, field in own} | {
+        "kind": KIND_REFERENCE,
+        "origin_log": LOG_REFERENCES + index,
+        "event_id": key,
+        reference.key_column: key,
+        "event_time_us": from_us,
+        "watermark_us": 0,
+    }
+
+
+def _chain(version: Row) -> tuple[int, str]:
+    return version["origin_log"], version["event_id"]
 
 
 def _label(about: Row, verdict: int) -> Row:
@@ -335,25 +460,25 @@ def _batch(plan: Plan, rows: list[Row]) -> pa.RecordBatch:
 
 
 def by_reference(plan: Plan, rows: list[Row]) -> list[Row]:
-    """Every window of every row, in plain Python."""
-    made: list[Row] = [{} for _ in rows]
+    """Every window and reference of every row, in plain Python."""
+    made = [_own_values(plan, row) for row in rows]
     repeats: list[bool] = []
     for stage in plan.stages:
         log: list[Fact] = []
         for at, row in enumerate(rows):
-            is_label = row["kind"] == KIND_LABEL
-            values = {} if is_label else _plain(plan, row)
+            is_event = row["kind"] == KIND_EVENT
             fact = Fact(
                 row["event_id"],
                 row["event_time_us"],
                 # The fields themselves: were their text ambiguous, it would show.
-                tuple(row[name] for name in stage.key_fields),
-                values,
-                bool(row["refunded"]) if is_label else None,
+                tuple(row.get(name) for name in stage.key_fields),
+                _plain(plan, row) if is_event else _own_values(plan, row),
+                bool(row["refunded"]) if row["kind"] == KIND_LABEL else None,
+                version_of=_reference_of(plan, row).name if row["kind"] == KIND_REFERENCE else "",
             )
             log.append(fact)
             if stage.index == 0:
-                repeats.append(not is_label and reference.is_duplicate(log, at, plan.lateness_us))
+                repeats.append(is_event and reference.is_duplicate(log, at, plan.lateness_us))
             log[at] = dataclasses.replace(fact, duplicate=repeats[at])
         for row, columns in zip(made, reference.stage_columns(plan, stage, log), strict=True):
             row |= columns
@@ -366,6 +491,17 @@ def by_reference(plan: Plan, rows: list[Row]) -> list[Row]:
                 )
                 columns[column.name] = value + 0.0
     return made
+
+
+def _reference_of(plan: Plan, version: Row) -> ReferencePlan:
+    return plan.references[version["origin_log"] - LOG_REFERENCES]
+
+
+def _own_values(plan: Plan, row: Row) -> Row:
+    """The columns of a version's reference; of other rows none."""
+    if row["kind"] != KIND_REFERENCE:
+        return {}
+    return {name: row[name] for name in _reference_of(plan, row).columns}
 
 
 def _plain(plan: Plan, row: Row) -> Row:
@@ -433,9 +569,11 @@ def by_spark(plan: Plan, rows: list[Row], spark: SparkSession) -> list[Row]:
     from features.backfill import fold_stage
 
     columns = [
-        *("kind", "verdict", "origin_partition", "origin_offset", "event_id", "event_time_us"),
+        *("kind", "verdict", "origin_log", "origin_partition", "origin_offset"),
+        *("event_id", "event_time_us"),
         *plan.field_names,
         *plan.derived_keys(plan.field_names),
+        *(column for each in plan.references for column in each.columns),
         *([plan.label.field] if plan.label else []),
     ]
     table = pa.Table.from_batches([_batch(plan, rows)]).select(columns)
@@ -460,12 +598,13 @@ EXECUTORS: dict[str, Executor] = {"kernel": by_kernel, "stream": by_stream}
 def compare(case: Case, executors: dict[str, Executor] | None = None) -> Mismatch | None:
     """The first value on which an executor differs from the reference, or None."""
     expected = by_reference(case.plan, case.rows)
+    looked_up = [column for each in case.plan.references for column in each.columns]
     for name, run in (executors or EXECUTORS).items():
         found = run(case.plan, case.rows)
         if len(found) != len(expected):
             return Mismatch(case.number, name, -1, "rows", len(expected), len(found), case.rows)
         for at, (want, got) in enumerate(zip(expected, found, strict=True)):
-            for column in ("verdict", *case.plan.column_names):
+            for column in ("verdict", *case.plan.column_names, *looked_up):
                 if not _same(want.get(column), got.get(column)):
                     return Mismatch(
                         case.number, name, at, column, want.get(column), got.get(column), case.rows
@@ -473,10 +612,12 @@ def compare(case: Case, executors: dict[str, Executor] | None = None) -> Mismatc
     return None
 
 
-def _same(a: float | None, b: float | None) -> bool:
+def _same(a: Any, b: Any) -> bool:
     """Equal to the last bit: −0.0 is not 0.0, and a NaN equals the same NaN."""
     if a is None or b is None:
         return a is b
+    if not isinstance(a, float) and not isinstance(b, float):
+        return bool(a == b)
     return struct.pack("<d", a) == struct.pack("<d", b)
 
 
