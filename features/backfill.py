@@ -1,8 +1,8 @@
 """The history side of the fold: Spark brings each key's rows in logged order, `Fold` does the rest.
 
-The job reads `lake.events` and `lake.labels` and nothing else. Every stage is one `mapInArrow` over
-rows partitioned by the stage's key and sorted by their place in the stage's log, so late and
-out-of-order events give the number they gave in the stream.
+The job reads `lake.events`, `lake.labels` and the tables of references, and nothing else. Every
+stage is one `mapInArrow` over rows partitioned by the stage's key and sorted by their place in the
+stage's log, so late and out-of-order events give the number they gave in the stream.
 
 A backfill goes to the table `feature_candidate`. The quality gate reads it there, and `publish`
 moves it to `feature_backfill` in one commit: whoever trains always reads the last good rows.
@@ -22,13 +22,22 @@ from deltalake import DeltaTable, write_deltalake
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as sf
 from pyspark.sql import types as st
+from pyspark.sql.pandas.types import from_arrow_type
 
 from features import lake
 from features.errors import PenstockError
 from features.fold import Fold
 from features.plan import Plan, StagePlan
 from features.spark import session
-from features.wire import FOLDED, KIND_EVENT, KIND_LABEL, NEVER_US, row_schema
+from features.wire import (
+    FOLDED,
+    KIND_EVENT,
+    KIND_LABEL,
+    KIND_REFERENCE,
+    LOG_REFERENCES,
+    NEVER_US,
+    row_schema,
+)
 
 CANDIDATE, PUBLISHED = "feature_candidate", "feature_backfill"
 
@@ -129,7 +138,14 @@ def _run(
     for stage in plan.stages:
         if labels is not None and plan.label is not None and stage.index == plan.label.stage:
             rows = rows.unionByName(labels, allowMissingColumns=True)
+        for index, reference in enumerate(plan.references):
+            if reference.stage == stage.index and lake.open_table(reference.table) is not None:
+                versions = _versions(spark, plan, index, until)
+                rows = rows.unionByName(versions, allowMissingColumns=True)
         rows = fold_stage(rows, plan, stage, first_logged_us)
+        if plan.references:
+            # What has been looked up needs no version any more.
+            rows = rows.where(sf.col("kind") != KIND_REFERENCE)
     is_event = sf.col("kind") == KIND_EVENT
     is_duplicate = is_event & (sf.col("verdict") != FOLDED)
     logged = is_event & (sf.col("origin_partition") != lake.HISTORY_PARTITION)
@@ -231,15 +247,45 @@ def _labels(
     )
 
 
+def _versions(spark: SparkSession, plan: Plan, index: int, until: date | None) -> DataFrame:
+    """Versions of a reference as rows, also of long ago: a key's last version holds for ever."""
+    reference = plan.references[index]
+    table = spark.read.format("delta").load(lake.table_uri(reference.table))
+    if until is not None:
+        table = table.where(sf.col("valid_from") < sf.lit(until))
+    valid_from_us = sf.unix_micros("valid_from")
+    return table.select(
+        sf.lit(KIND_REFERENCE).cast("tinyint").alias("kind"),
+        sf.lit(FOLDED).cast("tinyint").alias("verdict"),
+        sf.lit(LOG_REFERENCES + index).cast("tinyint").alias("origin_log"),
+        "origin_partition",
+        "origin_offset",
+        sf.col(reference.key_column).alias("event_id"),
+        valid_from_us.alias("event_time_us"),
+        valid_from_us.alias("arrival_us"),
+        sf.col(reference.key_column),
+        *(
+            (sf.unix_micros(field.name) if field.type == "timestamp" else sf.col(field.name)).alias(
+                column
+            )
+            for column, field in zip(reference.columns, reference.fields, strict=True)
+        ),
+        sf.col(plan.stages[reference.stage].seq_column),
+    )
+
+
 def fold_stage(
     rows: DataFrame, plan: Plan, stage: StagePlan, first_logged_us: int = NEVER_US
 ) -> DataFrame:
     """Fold one stage: its key's rows together, in the order of the stage's log.
 
-    No row that is part of a log has an event time (µs) before `first_logged_us`.
+    No event that is part of a log has an event time (µs) before `first_logged_us`.
     """
-    made = [st.StructField(name, st.DoubleType()) for name in _columns_made_by(plan, stage)]
-    schema = st.StructType([*rows.schema.fields, *made])
+    looked_up = {f.name: from_arrow_type(f.type) for f in _looked_up_by(plan, stage)}
+    # Where there are versions, they have brought these columns.
+    given = [field for field in rows.schema.fields if field.name not in looked_up]
+    made = looked_up | dict.fromkeys(_columns_made_by(plan, stage), st.DoubleType())
+    schema = st.StructType([*given, *(st.StructField(name, kind) for name, kind in made.items())])
     ordered = rows.repartition(stage.key_column).sortWithinPartitions(
         stage.key_column, *_log_order(stage)
     )
@@ -247,7 +293,7 @@ def fold_stage(
 
 
 def _log_order(stage: StagePlan) -> list[Column]:
-    """History first, by (time of arrival, labels before events, event id); then the log."""
+    """History first, by (time of arrival, versions, labels, events, event id); then the log."""
     in_log = sf.col(stage.seq_column)
     history = in_log.isNull()
     return [
@@ -266,6 +312,12 @@ def _columns_made_by(plan: Plan, stage: StagePlan) -> list[str]:
     return made
 
 
+def _looked_up_by(plan: Plan, stage: StagePlan) -> list[pa.Field]:
+    """The row's columns of the stage's references."""
+    own = [each for each in plan.references if each.stage == stage.index]
+    return [row_schema(plan).field(name) for each in own for name in each.columns]
+
+
 def fold_partition(
     plan: Plan, stage_index: int, first_logged_us: int = NEVER_US
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
@@ -274,7 +326,8 @@ def fold_partition(
     A key of more rows than a batch streams through: what its later rows do not reach is let go of.
     """
     stage = plan.stages[stage_index]
-    made = _columns_made_by(plan, stage)
+    looked_up = [field.name for field in _looked_up_by(plan, stage)]
+    made = [*looked_up, *_columns_made_by(plan, stage)]
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         fold = Fold(plan, stage_index)
@@ -283,7 +336,8 @@ def fold_partition(
             if batch.num_rows == 0:
                 continue
             folded = fold.fold_history(_rows(plan, batch))
-            columns = {name: batch.column(name) for name in batch.schema.names}
+            given = [name for name in batch.schema.names if name not in looked_up]
+            columns = {name: batch.column(name) for name in given}
             columns["verdict"] = folded.column("verdict")
             columns |= {name: folded.column(name) for name in made}
             yield pa.RecordBatch.from_pydict(columns)

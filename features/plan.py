@@ -409,9 +409,7 @@ def _references(feature_set: FeatureSet) -> list[Reference]:
         _check_reference(reference, feature_set.event, topics)
         topics.append(reference.topic)
     if len(found) > MOST_REFERENCES:
-        raise wrong(
-            feature_set.place, f"{len(found)} references", f"use at most {MOST_REFERENCES}"
-        )
+        raise wrong(feature_set.place, f"{len(found)} references", f"use at most {MOST_REFERENCES}")
     return list(found.values())
 
 

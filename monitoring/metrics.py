@@ -105,7 +105,8 @@ SCORE_BATCH_SECONDS = Histogram(
 )
 SCORER_SKIPPED_ROWS = Counter(
     "penstock_scorer_skipped_rows",
-    "Rows of the features topic that got no score, by cause: repeated, duplicate, late, label.",
+    "Rows of the features topic that got no score, by cause: repeated, duplicate, late, label, "
+    "reference.",
     ["cause"],
 )
 SCORER_ABORTS = Counter("penstock_scorer_aborted_transactions", "Transactions aborted and redone.")

@@ -1,7 +1,8 @@
 """`penstock parity prove`: random feature sets over random logs, computed in every way there is.
 
 A case is drawn from its number alone: a feature set of a few windows and references, and a log of
-events, repeats, late events, labels and versions of references. Four executors compute every feature of it:
+events, repeats, late events, labels and versions of references. Four executors compute every
+feature of it:
 
 - the plain reference (`features/reference.py`), which shares no code with the others;
 - the kernel: every stage folds its whole log in one batch;
@@ -55,7 +56,6 @@ from features.vocabulary import (
     Expression,
     Feature,
     FeatureSet,
-    FieldRef,
     Label,
     Reference,
     age_seconds,
@@ -239,12 +239,10 @@ def _draw_plan(chance: random.Random) -> Plan:
             **(ARGUMENTS[word](chance) if word in ARGUMENTS else {}),
         )
         wanted[made.name] = made
-    for column in chance.sample(_expressions(sale, who, shop), chance.randrange(3)):
-        wanted[column.name] = column
-    for reference in chance.sample(_references(who, shop), chance.choice([0, 0, 1, 2, 3])):
-        looked_up = _looked_up(sale, reference)
-        for column in chance.sample(looked_up, chance.randrange(1, 5)):
-            wanted[column.name] = column
+    columns: list[Feature] = [*chance.sample(_expressions(sale, who, shop), chance.randrange(3))]
+    for of_one in chance.sample(_references(who, shop), chance.choice([0, 0, 1, 2, 3])):
+        columns += chance.sample(_looked_up(sale, of_one), chance.randrange(1, 5))
+    wanted |= {column.name: column for column in columns}
     feature_set = FeatureSet("proof", event=sale, label=refund, features=[*wanted.values()])
     return dataclasses.replace(compile_plan(feature_set), partitions=1)
 
@@ -285,8 +283,8 @@ def _references(who: Entity, shop: Entity) -> list[Reference]:
     ]
 
 
-def _looked_up(sale: Event, of: Reference) -> list[FieldRef | Expression]:
-    found: list[FieldRef | Expression] = [is_known(of)]
+def _looked_up(sale: Event, of: Reference) -> list[Feature]:
+    found: list[Feature] = [is_known(of)]
     name = of.name
     if "rate" in of.fields:
         found += [of.rate, of["heat"], (sale.price * of.rate).named(f"{name}_price")]
@@ -374,8 +372,8 @@ def _draw_log(chance: random.Random, plan: Plan, met: Counter[str]) -> list[Row]
         )
         arrived.add(event["event_id"])
         rows.append(event | {"watermark_us": newest_us})
-        for index, reference in enumerate(plan.references):
-            chain = (LOG_REFERENCES + index, event[reference.key_column])
+        for index, of_one in enumerate(plan.references):
+            chain = (LOG_REFERENCES + index, event[of_one.key_column])
             looked_at.add(chain)
             met["no version known"] += not any(
                 chain == _chain(e) and e["event_time_us"] <= event["event_time_us"]
@@ -411,8 +409,8 @@ def _draw_version(
     chance: random.Random, plan: Plan, versions: list[Row], now_us: int, pace_us: int
 ) -> Row:
     index = chance.randrange(len(plan.references))
-    reference = plan.references[index]
-    key = f"{reference.key_column[0]}{chance.randrange(6)}"
+    of_one = plan.references[index]
+    key = f"{of_one.key_column[0]}{chance.randrange(6)}"
     from_us = now_us + chance.choice([0, pace_us, days(1)]) * chance.choice([-2, -1, 0, 0, 0, 1])
     if versions and chance.random() < 0.2:
         from_us = chance.choice(versions)["event_time_us"]
@@ -427,12 +425,12 @@ def _draw_version(
         "place": pack_position(chance.randrange(90), 0),
         "fee": chance.randrange(-(10**9), 10**9),
     }
-    own = zip(reference.columns, reference.fields, strict=True)
+    own = zip(of_one.columns, of_one.fields, strict=True)
     return {column: drawn[field.name] for column, field in own} | {
         "kind": KIND_REFERENCE,
         "origin_log": LOG_REFERENCES + index,
         "event_id": key,
-        reference.key_column: key,
+        of_one.key_column: key,
         "event_time_us": from_us,
         "watermark_us": 0,
     }

@@ -62,7 +62,7 @@ def take(plan: Plan, messages: Sequence[Message], marks: dict[int, int]) -> Batc
     """
     new_marks: dict[int, int] = {}
     next_offset: dict[int, int] = {}
-    skipped = {"repeated": 0, "label": 0, "duplicate": 0, "late": 0}
+    skipped = {"repeated": 0, "label": 0, "reference": 0, "duplicate": 0, "late": 0}
     parts: list[pa.RecordBatch] = []
     for message in messages:
         partition = message.partition()
@@ -98,10 +98,12 @@ def _events_above(
     # in this envelope or an earlier one, or higher than all of that.
     highest = np.maximum.accumulate(np.concatenate([[mark], seq]))
     new = seq > highest[:-1]
-    event = rows.column("kind").to_numpy() == wire.KIND_EVENT
+    kind = rows.column("kind").to_numpy()
+    event = kind == wire.KIND_EVENT
     verdict = rows.column("verdict").to_numpy()
     skipped["repeated"] += int((~new).sum())
-    skipped["label"] += int((new & ~event).sum())
+    skipped["label"] += int((new & (kind == wire.KIND_LABEL)).sum())
+    skipped["reference"] += int((new & (kind == wire.KIND_REFERENCE)).sum())
     skipped["duplicate"] += int((new & event & (verdict == wire.DUPLICATE)).sum())
     skipped["late"] += int((new & event & (verdict == wire.LATE)).sum())
     return new & event & (verdict == wire.FOLDED), int(highest[-1])

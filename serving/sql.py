@@ -17,25 +17,25 @@ from features.catalog import load_plan
 from features.errors import PenstockError
 from features.settings import settings
 
-TABLES = (*lake.TABLES, "feature_backfill")
-
 
 def query(sql: str) -> pa.Table:
     """The result of one SELECT over the views `events`, `labels`, `features`, `scores`,
-    `dead_letters` and `feature_backfill`; a table nobody has written to yet is empty.
+    `dead_letters`, `feature_backfill` and `reference_…`, one for each reference; a table nobody has
+    written to yet is empty.
 
     Raises:
         PenstockError: the statement is no single query, names what is not there, or reaches for
             files.
     """
     with duckdb.connect(":memory:", config={"autoinstall_known_extensions": "false"}) as database:
-        for table, rows in _tables().items():
+        tables = _tables()
+        for table, rows in tables.items():
             database.register(table, rows)
         database.execute("SET TimeZone = 'UTC'")
         database.execute("SET python_enable_replacements = false")
         database.execute("SET enable_external_access = false")
         database.execute("SET lock_configuration = true")
-        _refuse_other_statements(database, sql)
+        _refuse_other_statements(database, sql, list(tables))
         try:
             return database.sql(sql).to_arrow_table()
         except duckdb.Error as error:
@@ -45,7 +45,7 @@ def query(sql: str) -> pa.Table:
 def _tables() -> dict[str, ds.Dataset | pa.Table]:
     plan = load_plan(settings().feature_set)
     found: dict[str, ds.Dataset | pa.Table] = {}
-    for table in TABLES:
+    for table in (*lake.tables(plan), "feature_backfill"):
         delta = lake.open_table(table)
         if delta is not None:
             found[table] = delta.to_pyarrow_dataset()
@@ -54,7 +54,9 @@ def _tables() -> dict[str, ds.Dataset | pa.Table]:
     return found
 
 
-def _refuse_other_statements(database: duckdb.DuckDBPyConnection, sql: str) -> None:
+def _refuse_other_statements(
+    database: duckdb.DuckDBPyConnection, sql: str, tables: list[str]
+) -> None:
     try:
         statements = database.extract_statements(sql)
     except duckdb.Error as error:
@@ -62,7 +64,7 @@ def _refuse_other_statements(database: duckdb.DuckDBPyConnection, sql: str) -> N
     readers = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
     if len(statements) != 1 or statements[0].type not in readers:
         raise PenstockError(
-            f"the lake is read-only and takes one SELECT at a time; there is {', '.join(TABLES)}"
+            f"the lake is read-only and takes one SELECT at a time; there is {', '.join(tables)}"
         )
 
 

@@ -1,27 +1,40 @@
 """Folds the lake's history into stage snapshots, so that a live stream continues where it ends.
 
 The order of a stage's log, which the backfill (features/backfill.py) follows too: first the rows of
-imported history, by (time of arrival, labels before events, event id, origin offset), where an
-event arrives at its event time and a label at its known time; then live rows by `<stage>_seq`.
+imported history, by (time of arrival, versions of references before labels before events, event id,
+origin offset), where an event arrives at its event time, a label at its known time and a version at
+the time from which it holds; then live rows by `<stage>_seq`.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import date
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from features import lake
 from features.errors import PenstockError
 from features.fold import Fold
-from features.plan import Plan
-from features.wire import KIND_EVENT, KIND_LABEL, LATE, VERDICTS, partition_of, row_schema
+from features.plan import Plan, StagePlan
+from features.wire import (
+    KIND_EVENT,
+    KIND_LABEL,
+    KIND_REFERENCE,
+    LATE,
+    LOG_EVENTS,
+    LOG_REFERENCES,
+    VERDICTS,
+    partition_of,
+    row_schema,
+)
 from streaming.snapshots import BOOTSTRAP_OFFSET, SnapshotStore
 
 SAY_EVERY_S = 1.0
@@ -38,7 +51,7 @@ def bootstrap(plan: Plan, say: Callable[[str], None] | None = None) -> dict[str,
         say: receives a line of progress now and then; by default it goes to standard error.
 
     Returns:
-        `events` and `labels` folded, `keys` by stage, and `seconds`.
+        `events`, `labels` and `versions` of references folded, `keys` by stage, and `seconds`.
 
     Raises:
         PenstockError: the stages have folded live rows already.
@@ -55,27 +68,30 @@ def bootstrap(plan: Plan, say: Callable[[str], None] | None = None) -> dict[str,
                     "and the chain's topics"
                 )
     folds = [[Fold(plan, i) for _ in range(plan.partitions)] for i in indices]
-    events = labels = 0
+    counted: Counter[int] = Counter()
     newest_us = 0
     say = say or _to_stderr
     said_at = started
     for chunk in _history(plan):
         _fold(plan, folds, chunk)
-        found = pc.sum(pc.equal(chunk.column("kind"), KIND_EVENT)).as_py() or 0
-        events += found
-        labels += chunk.num_rows - found
-        newest_us = max(newest_us, pc.max(chunk.column("event_time_us")).as_py())
+        for entry in pc.value_counts(chunk.column("kind")).to_pylist():
+            counted[entry["values"]] += entry["counts"]
+        # A version of a reference may hold from a time on that is yet to come.
+        of_events = chunk.filter(pc.not_equal(chunk.column("kind"), KIND_REFERENCE))
+        newest_us = max(newest_us, pc.max(of_events.column("event_time_us")).as_py() or 0)
         if time.monotonic() - said_at > SAY_EVERY_S:
             said_at = time.monotonic()
-            say(f"bootstrap: {events} events and {labels} labels folded")
+            told = f"{counted[KIND_EVENT]} events and {counted[KIND_LABEL]} labels"
+            say(f"bootstrap: {told} folded")
     for stage_folds, stage_stores in zip(folds, stores, strict=True):
         for fold, store in zip(stage_folds, stage_stores, strict=True):
             # An older id cannot come again: it would be late.
             fold.forget_ids(newest_us - plan.lateness_us)
             store.write(BOOTSTRAP_OFFSET, fold.snapshot())
     return {
-        "events": events,
-        "labels": labels,
+        "events": counted[KIND_EVENT],
+        "labels": counted[KIND_LABEL],
+        "versions": counted[KIND_REFERENCE],
         "keys": {
             stage.name: sum(fold.keys for fold in stage_folds)
             for stage, stage_folds in zip(plan.stages, folds, strict=True)
@@ -87,9 +103,8 @@ def bootstrap(plan: Plan, say: Callable[[str], None] | None = None) -> dict[str,
 def _fold(plan: Plan, folds: list[list[Fold]], rows: pa.RecordBatch) -> None:
     """Take rows, in order, through every stage; only verdicts pass from one to the next."""
     for stage in plan.stages:
-        in_log = rows
-        if plan.label is None or stage.index < plan.label.stage:
-            in_log = rows.filter(pc.equal(rows.column("kind"), KIND_EVENT))
+        is_in_log = _in_log(plan, stage, rows)
+        in_log = rows.filter(pa.array(is_in_log))
         keys = in_log.column(stage.key_column).dictionary_encode()
         of_key = [partition_of(key, plan.partitions) for key in keys.dictionary.to_pylist()]
         targets = np.array(of_key, np.int64)[keys.indices.to_numpy()]
@@ -100,13 +115,23 @@ def _fold(plan: Plan, folds: list[list[Fold]], rows: pa.RecordBatch) -> None:
             verdict[at] = folded.column("verdict").to_numpy()
         if stage.index == 0:
             whole = rows.column("verdict").to_numpy().copy()
-            is_in_log = np.ones(rows.num_rows, np.bool_)
-            if in_log is not rows:
-                is_in_log = rows.column("kind").to_numpy() == KIND_EVENT
             whole[is_in_log] = verdict
             at_column = rows.schema.get_field_index("verdict")
             rows = rows.set_column(at_column, "verdict", pa.array(whole, pa.int8()))
             rows = pa.RecordBatch.from_arrays(rows.columns, schema=row_schema(plan))
+
+
+def _in_log(plan: Plan, stage: StagePlan, rows: pa.RecordBatch) -> npt.NDArray[np.bool_]:
+    """Which rows the stage's log holds: events, labels from their stage on, its own references."""
+    kind = rows.column("kind").to_numpy()
+    found: npt.NDArray[np.bool_] = kind == KIND_EVENT
+    if plan.label is not None and stage.index >= plan.label.stage:
+        found |= kind == KIND_LABEL
+    log = rows.column("origin_log").fill_null(LOG_EVENTS).to_numpy()
+    for index, reference in enumerate(plan.references):
+        if reference.stage == stage.index:
+            found |= log == LOG_REFERENCES + index
+    return found
 
 
 def _history(plan: Plan) -> Iterator[pa.RecordBatch]:
@@ -116,21 +141,20 @@ def _history(plan: Plan) -> Iterator[pa.RecordBatch]:
         return
     dataset = table.to_pyarrow_dataset()
     imported = pc.field("origin_partition") == lake.HISTORY_PARTITION
-    waiting = _labels(plan)
+    labels = _labels(plan)
+    waiting = [*([labels] if labels is not None else []), *_versions(plan)]
     for day in _dates(table):
         found = dataset.to_table(filter=imported & (pc.field("event_date") == day))
         if found.num_rows == 0:
             continue
         events = _events(plan, found)
         newest_us = pc.max(events.column(_ARRIVAL)).as_py()
-        if waiting is None:
-            yield _in_order(plan, [events])
-            continue
-        known = pc.less_equal(waiting.column(_ARRIVAL), newest_us)
-        yield _in_order(plan, [events, waiting.filter(known)])
-        waiting = waiting.filter(pc.invert(known))
-    if waiting is not None and waiting.num_rows:
-        yield _in_order(plan, [waiting])
+        known = [pc.less_equal(each.column(_ARRIVAL), newest_us) for each in waiting]
+        arrived = [each.filter(by) for each, by in zip(waiting, known, strict=True)]
+        yield _in_order(plan, [events, *arrived])
+        waiting = [each.filter(pc.invert(by)) for each, by in zip(waiting, known, strict=True)]
+    if any(each.num_rows for each in waiting):
+        yield _in_order(plan, waiting)
 
 
 def _dates(table: Any) -> list[date]:
@@ -144,13 +168,34 @@ def _events(plan: Plan, found: pa.Table) -> pa.Table:
 
 
 def _labels(plan: Plan) -> pa.Table | None:
-    table = lake.open_table("labels") if plan.label else None
+    found = _imported("labels") if plan.label else None
+    if found is None:
+        return None
+    time_us = found.column("event_time").cast(pa.int64())
+    return _rows(plan, found, KIND_LABEL, time_us, found.column("known_time").cast(pa.int64()))
+
+
+def _versions(plan: Plan) -> Iterator[pa.Table]:
+    for index, reference in enumerate(plan.references):
+        found = _imported(reference.table)
+        if found is None:
+            continue
+        renamed = dict(zip((f.name for f in reference.fields), reference.columns, strict=True))
+        found = found.rename_columns([renamed.get(n, n) for n in found.schema.names])
+        found = found.append_column("event_id", found.column(reference.key_column))
+        number = pa.array(np.full(found.num_rows, LOG_REFERENCES + index, np.int8))
+        found = found.append_column("origin_log", number)
+        time_us = found.column("valid_from").cast(pa.int64())
+        yield _rows(plan, found, KIND_REFERENCE, time_us, time_us)
+
+
+def _imported(name: str) -> pa.Table | None:
+    """The imported rows of a whole table; None where there is no table."""
+    table = lake.open_table(name)
     if table is None:
         return None
     imported = pc.field("origin_partition") == lake.HISTORY_PARTITION
-    found = table.to_pyarrow_dataset().to_table(filter=imported)
-    time_us = found.column("event_time").cast(pa.int64())
-    return _rows(plan, found, KIND_LABEL, time_us, found.column("known_time").cast(pa.int64()))
+    return table.to_pyarrow_dataset().to_table(filter=imported)
 
 
 def _rows(plan: Plan, found: pa.Table, kind: int, time_us: Any, arrival_us: Any) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Reads the raw topics and writes the log of the first stage: the one door into Penstock.
+"""Reads the raw topics and writes the stages' logs: the one door into Penstock.
 
 It judges what only the raw log can tell: whether a record keeps its contract, lies in the future of
 its broker time, or comes late. Each verdict is a function of the raw log, so a crash can only
@@ -13,7 +13,6 @@ import logging
 import threading
 import time
 from operator import itemgetter
-from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
@@ -27,9 +26,11 @@ from features.wire import (
     FOLDED,
     KIND_EVENT,
     KIND_LABEL,
+    KIND_REFERENCE,
     LATE,
     LOG_EVENTS,
     LOG_LABELS,
+    LOG_REFERENCES,
     NEVER_US,
     DeadLetter,
     dead_letter_topic,
@@ -65,7 +66,7 @@ class Source:
 
     Args:
         plan: the compiled feature set.
-        topic: its event or label topic.
+        topic: its event topic, its label topic, or a reference's.
         tokeniser: replaces the fields that the plan says.
     """
 
@@ -75,42 +76,56 @@ class Source:
         self.contract = Contract(plan, topic)
         self._lateness_us = plan.lateness_us
         self._partitions = plan.partitions
-        stage = plan.stages[0 if self.is_event else _label_stage(plan)]
-        self.target = stage.topic
         names = self.contract.names
-        self._key = itemgetter(*map(names.index, stage.key_fields))
+        columns = names[2:]
         tokens = {field.name for field in plan.fields if field.token}
+        kind, log, stage_index = KIND_EVENT, LOG_EVENTS, 0
+        self._reference = plan.reference_on(topic)
+        if self._reference is not None:
+            index = plan.references.index(self._reference)
+            kind, log, stage_index = KIND_REFERENCE, LOG_REFERENCES + index, self._reference.stage
+            columns = (self._reference.key_column, *self._reference.columns)
+            tokens &= {self._reference.key_column}
+            tokens |= {field.name for field in self._reference.fields if field.token}
+        elif not self.is_event:
+            kind, log, stage_index = KIND_LABEL, LOG_LABELS, _label_stage(plan)
+        stage = plan.stages[stage_index]
+        self.target = stage.topic
+        self._key = itemgetter(*map(names.index, stage.key_fields))
         self._token_indices = [i for i, name in enumerate(names) if name in tokens]
         self._token = tokeniser.token
-        self.rows = RawRows(
-            plan,
-            kind=KIND_EVENT if self.is_event else KIND_LABEL,
-            log=LOG_EVENTS if self.is_event else LOG_LABELS,
-            fields=names[2:],
-        )
+        self.rows = RawRows(plan, kind, log, columns)
         self.watermarks_us: dict[int, int] = {}
         self.next_offsets: dict[int, int] = {}
 
     def judge(self, record: Message) -> tuple[RawRow, int]:
         """A record's row, and the partition of the target it belongs to; -1 when it is late.
 
+        Lateness and the future are judged of events and labels; a version of a reference may hold
+        from any time on.
+
         Raises:
             ContractError: the record is refused.
         """
         values = self.contract.read(record.value())
         broker_time_us = record.timestamp()[1] * 1000
-        time_us = values[1]
-        self.contract.check_not_future(time_us, broker_time_us)
         partition = record.partition()
-        watermark_us = self.watermarks_us.get(partition, NEVER_US)
-        late = self.is_event and time_us < watermark_us - self._lateness_us
-        if time_us > watermark_us:
-            watermark_us = self.watermarks_us[partition] = time_us
+        late, watermark_us = False, NEVER_US
+        if self._reference is None:
+            time_us = values[1]
+            self.contract.check_not_future(time_us, broker_time_us)
+            watermark_us = self.watermarks_us.get(partition, NEVER_US)
+            late = self.is_event and time_us < watermark_us - self._lateness_us
+            if time_us > watermark_us:
+                watermark_us = self.watermarks_us[partition] = time_us
         if self._token_indices:
             replaced = list(values)
             for index in self._token_indices:
                 replaced[index] = self._token(replaced[index])
             values = tuple(replaced)
+        if self._reference is not None:
+            # Its key is what it is known by, and a column as well.
+            values = (*values[:2], values[0], *values[2:])
         row = (partition, record.offset(), watermark_us, broker_time_us, *values)
         if late:
             return row, -1
@@ -121,7 +136,7 @@ class Source:
 
 
 class Ingest:
-    """The loop from the raw topics to the first stage's log.
+    """The loop from the raw topics to the stages' logs.
 
     Args:
         plan: the compiled feature set.
@@ -130,8 +145,7 @@ class Ingest:
 
     def __init__(self, plan: Plan, tokeniser: Tokeniser) -> None:
         self._plan = plan
-        topics = [plan.event_topic, *([plan.label_topic] if plan.label else [])]
-        self._sources = {topic: Source(plan, topic, tokeniser) for topic in topics}
+        self._sources = {topic: Source(plan, topic, tokeniser) for topic in plan.raw_topics}
         self._producer = GaplessProducer()
         self._consumer = Consumer(
             consumer_settings(
@@ -264,7 +278,9 @@ class Ingest:
                     topic, partition, source.next_offsets[partition], metadata=str(watermark_us)
                 )
             )
-            metrics.INGEST_WATERMARK_SECONDS.labels(topic, str(partition)).set(watermark_us / 1e6)
+            if watermark_us > NEVER_US:
+                gauge = metrics.INGEST_WATERMARK_SECONDS.labels(topic, str(partition))
+                gauge.set(watermark_us / 1e6)
         try:
             self._consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as error:
@@ -284,9 +300,7 @@ def serve(plan: Plan) -> None:
 
     def work(stop: threading.Event) -> None:
         tokeniser = Tokeniser.from_settings()
-        topics: list[Any] = [plan.event_topic, plan.stages[0].topic]
-        topics += [plan.label_topic] if plan.label else []
-        wait_for_topics(topics, stop)
+        wait_for_topics([*plan.raw_topics, *(stage.topic for stage in plan.stages)], stop)
         if not stop.is_set():
             Ingest(plan, tokeniser).run(stop)
 

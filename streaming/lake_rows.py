@@ -15,7 +15,16 @@ from confluent_kafka import Message
 from features import lake
 from features.errors import WireError
 from features.plan import Plan
-from features.wire import FOLDED, KIND_EVENT, LATE, NEVER_US, VERDICTS, DeadLetter
+from features.wire import (
+    FOLDED,
+    KIND_EVENT,
+    KIND_LABEL,
+    LATE,
+    LOG_REFERENCES,
+    NEVER_US,
+    VERDICTS,
+    DeadLetter,
+)
 
 _TIME = pa.timestamp("us", tz="UTC")
 
@@ -37,10 +46,21 @@ def events(plan: Plan, rows: pa.Table) -> pa.Table:
 
 def labels(plan: Plan, rows: pa.Table) -> pa.Table:
     """Rows of `lake.labels`; a label is known from the broker's time of its record on."""
-    rows = rows.filter(pc.not_equal(rows.column("kind"), KIND_EVENT))
+    rows = rows.filter(pc.equal(rows.column("kind"), KIND_LABEL))
     columns = {name: rows.column(name) for name in rows.schema.names} | _times(rows)
     columns["known_time"] = columns["broker_time"]
     return _table("labels", plan, columns)
+
+
+def versions(index: int, plan: Plan, rows: pa.Table) -> pa.Table:
+    """Rows of the table of the plan's reference of that index: each of its versions."""
+    reference = plan.references[index]
+    rows = rows.filter(pc.equal(rows.column("origin_log"), LOG_REFERENCES + index))
+    columns = {name: rows.column(name) for name in rows.schema.names} | _times(rows)
+    columns["valid_from"] = columns["event_time"]
+    for name, field in zip(reference.columns, reference.fields, strict=True):
+        columns[field.name] = columns[name]
+    return _table(reference.table, plan, columns)
 
 
 def features(plan: Plan, rows: pa.Table) -> pa.Table:

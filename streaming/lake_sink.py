@@ -1,4 +1,4 @@
-"""Writes events, labels, logged features, dead letters and scores to the Delta tables, each once.
+"""Writes events, labels, references, logged features, dead letters and scores to Delta, each once.
 
 What has been read is kept nowhere but in the tables: every commit carries, as Delta application
 transactions, the next offset of each partition (`<topic>.<partition>`) and the highest position
@@ -8,6 +8,7 @@ this sink has written before; the mark drops what a crash upstream has written t
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -90,8 +91,7 @@ class TableFeed:
 def feeds(plan: Plan) -> list[TableFeed]:
     """Every table of a plan's lake that the stream fills."""
     finished, late = plan.features_topic, late_topic(plan.event_topic)
-    raw = [plan.event_topic, *([plan.label_topic] if plan.label else [])]
-    letters = tuple(dead_letter_topic(topic) for topic in raw)
+    letters = tuple(dead_letter_topic(topic) for topic in plan.raw_topics)
     found = [
         TableFeed("events", (finished, late), lake_rows.events, packed=True),
         TableFeed("features", (finished,), lake_rows.features, packed=True),
@@ -103,6 +103,9 @@ def feeds(plan: Plan) -> list[TableFeed]:
     ]
     if plan.label:
         found.append(TableFeed("labels", (finished,), lake_rows.labels, packed=True))
+    for index, reference in enumerate(plan.references):
+        versions = functools.partial(lake_rows.versions, index)
+        found.append(TableFeed(reference.table, (finished,), versions, packed=True))
     return found
 
 

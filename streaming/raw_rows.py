@@ -20,9 +20,9 @@ class RawRows:
 
     Args:
         plan: the compiled feature set.
-        kind: `KIND_EVENT` or `KIND_LABEL`.
-        log: `LOG_EVENTS` or `LOG_LABELS`.
-        fields: names of what follows the event time in a `RawRow`.
+        kind: `KIND_EVENT`, `KIND_LABEL` or `KIND_REFERENCE`.
+        log: `LOG_EVENTS`, `LOG_LABELS`, or that of the reference.
+        fields: columns of what follows the event time in a `RawRow`.
     """
 
     def __init__(self, plan: Plan, kind: int, log: int, fields: tuple[str, ...]) -> None:

@@ -154,10 +154,13 @@ class StageHost:
             self._producer.send_rows(self._plan, self._target, partition, rows)
             return
         keys = rows.column(self._next_key).dictionary_encode()
+        # What has no such key, a version of another stage's reference, stays where it is.
         of_key = np.array(
-            [partition_of(k, self._plan.partitions) for k in keys.dictionary.to_pylist()], np.int64
+            [partition_of(k, self._plan.partitions) for k in keys.dictionary.to_pylist()]
+            + [partition],
+            np.int64,
         )
-        targets = of_key[keys.indices.to_numpy()]
+        targets = of_key[keys.indices.fill_null(-1).to_numpy()]
         for target in np.unique(targets):
             part = rows.take(pa.array(np.flatnonzero(targets == target)))
             self._waiting.setdefault(int(target), []).append(part)

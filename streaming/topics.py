@@ -10,7 +10,7 @@ import httpx
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from features.contract import event_schema, label_schema
+from features.contract import event_schema, label_schema, reference_schema
 from features.errors import PenstockError, ServiceUnavailableError
 from features.plan import Plan
 from features.settings import settings
@@ -40,12 +40,14 @@ def new_topics(plan: Plan) -> list[NewTopic]:
     """Every topic of a plan, as it is to be created."""
     # Latency, lateness of labels and the judgement "in the future" go by the broker's clock.
     users = {"message.timestamp.type": "LogAppendTime"}
-    raw = [plan.event_topic, *([plan.label_topic] if plan.label else [])]
     letters = users | {"max.message.bytes": str(MAX_DEAD_LETTER_BYTES)}
     partitions = plan.partitions
     return [
-        *(NewTopic(topic, partitions, config=users) for topic in raw),
-        *(NewTopic(dead_letter_topic(topic), partitions, config=letters) for topic in raw),
+        *(NewTopic(topic, partitions, config=users) for topic in plan.raw_topics),
+        *(
+            NewTopic(dead_letter_topic(topic), partitions, config=letters)
+            for topic in plan.raw_topics
+        ),
         NewTopic(late_topic(plan.event_topic), partitions, config=users),
         NewTopic(plan.scored_topic, partitions, config=users),
         *(NewTopic(stage.topic, partitions) for stage in plan.stages),
@@ -109,6 +111,7 @@ def _register_schemas(plan: Plan) -> list[str]:
     schemas = {plan.event_topic: event_schema(plan)}
     if plan.label:
         schemas[plan.label_topic] = label_schema(plan)
+    schemas |= {each.topic: reference_schema(plan, each.topic) for each in plan.references}
     base = settings().schema_registry_url.rstrip("/")
     registered = []
     # Addresses come from settings alone, so no proxy of the environment may stand between.

@@ -49,16 +49,23 @@ def test_each_partition_has_its_own_mark():
     assert batch.marks == {2: wire.seq_of(5, 0), 1: wire.seq_of(3, 0)}
 
 
-def test_labels_duplicates_and_late_rows_are_not_scored_but_move_the_mark():
+def test_labels_versions_duplicates_and_late_rows_are_not_scored_but_move_the_mark():
     label = rows_of(PLAN, 1, 1, kind=wire.KIND_LABEL)
     duplicate = rows_of(PLAN, 2, 1, verdict=wire.DUPLICATE)
     late = rows_of(PLAN, 3, 1, verdict=wire.LATE)
-    rows = [rows_of(PLAN, 0, 1), label, duplicate, late]
+    version = rows_of(PLAN, 4, 1, kind=wire.KIND_REFERENCE)
+    rows = [rows_of(PLAN, 0, 1), label, duplicate, late, version]
     envelope = pa.Table.from_batches(rows).combine_chunks().to_batches()[0]
     batch = take(PLAN, [message(envelope)], {})
     assert ids(batch) == ["e0"]
-    assert batch.skipped == {"repeated": 0, "label": 1, "duplicate": 1, "late": 1}
-    assert batch.marks == {0: wire.seq_of(3, 0)}
+    assert batch.skipped == {
+        "repeated": 0,
+        "label": 1,
+        "reference": 1,
+        "duplicate": 1,
+        "late": 1,
+    }
+    assert batch.marks == {0: wire.seq_of(4, 0)}
 
 
 def test_an_empty_envelope_keeps_the_mark():
