@@ -16,7 +16,13 @@ from typing import Any
 from features.duration import duration_name
 from features.plan import SILENT, SILENT_OF_COLUMN
 
-_SINGULAR = {"columns": "column", "fields": "field", "stages": "stage", "windows": "window"}
+_SINGULAR = {
+    "columns": "column",
+    "fields": "field",
+    "references": "reference",
+    "stages": "stage",
+    "windows": "window",
+}
 
 _FOLLOWS = {
     "stages": {
@@ -24,6 +30,7 @@ _FOLLOWS = {
         *("outputs", "conditions", "where"),
     },
     "label": {"stage", "keys"},
+    "references": {"stage"},
 }
 """Attributes that the compiler works out from columns, names and the version."""
 

@@ -120,6 +120,17 @@ def bounds(plan: Plan, column: str) -> tuple[float, float]:
             return meaning.bounds(low, high, fewest, window.terms)
     if column in fields:
         return _bounds(fields[column])
+    formula = {each.name: each.formula for each in plan.columns}.get(column, ())
+    for reference in plan.references:
+        for name, field in zip(reference.columns, reference.fields, strict=True):
+            if formula[1:2] != (name,):
+                continue
+            if formula[0] == "code":
+                return -1.0, len(field.values) - 1.0
+            if formula[0] == "column":
+                # 0 where no version is known.
+                low, high = _bounds(field)
+                return min(low, 0.0), max(high, 0.0)
     return -math.inf, math.inf
 
 

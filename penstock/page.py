@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 
 from features.aggregations import aggregations
 from features.contract import MAX_ID_LENGTH
-from features.plan import Column, FieldPlan, Plan, StagePlan, WindowPlan
+from features.plan import Column, FieldPlan, Plan, ReferencePlan, StagePlan, WindowPlan
 from features.wire import dead_letter_topic, late_topic
 
 _TEMPLATE = Path(__file__).with_name("page.html")
@@ -46,6 +46,7 @@ def render(plan: Plan) -> str:
     environment.filters["name"] = _name
     template = environment.from_string(_TEMPLATE.read_text())
     event, label = event_members(plan), label_members(plan)
+    references = [(each, reference_members(plan, each)) for each in plan.references]
     return template.render(
         plan=plan,
         entries=[entry(plan, column) for column in plan.columns],
@@ -53,6 +54,7 @@ def render(plan: Plan) -> str:
         event_sample=sample(event),
         label=label,
         label_sample=sample(label),
+        references=[(each, members, sample(members)) for each, members in references],
         dead_letter_topic=dead_letter_topic,
         late_topic=late_topic(plan.event_topic),
         span=span,
@@ -75,6 +77,17 @@ def label_members(plan: Plan) -> list[Member]:
     return [*_identity(plan), *keys, verdict]
 
 
+def reference_members(plan: Plan, reference: ReferencePlan) -> list[Member]:
+    """What a message of a reference's topic holds."""
+    (key,) = (each for each in plan.fields if each.name == reference.key_column)
+    since = "text, the time from which it holds, with an offset (RFC 3339)"
+    return [
+        _member(key, is_key=True),
+        Member(reference.time_field, since, _SAMPLE_TIME),
+        *(_member(each, is_key=False) for each in reference.fields),
+    ]
+
+
 def sample(members: list[Member]) -> str:
     """A message that the contract takes, as JSON."""
     return json.dumps({member.name: member.sample for member in members}, indent=2)
@@ -90,6 +103,10 @@ def entry(plan: Plan, column: Column) -> Entry:
     if column.kind == "field":
         facts.append(("Where there is none", "the event is refused: its contract demands it"))
         return Entry(column.name, _sentence(column.meaning), facts)
+    if column.kind == "reference":
+        meaning, _, none = column.meaning.partition("; ")
+        facts.append(("Where there is none", none.split()[0]))
+        return Entry(column.name, _sentence(meaning), facts)
     facts.insert(0, ("Formula", column.meaning))
     if "/" in column.meaning:
         facts.append(("Where it divides by 0", "0"))

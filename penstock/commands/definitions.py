@@ -81,6 +81,12 @@ def plan(name: NameArgument = "", as_json: JsonOption = False) -> None:
             f"{stage['bytes_per_event']} B for {stage['retention_days']:g} d",
         )
     console.print(stages)
+    if summary["references"]:
+        references = Table("reference", "by", "topic", "table", "fields", title="References")
+        for each in summary["references"]:
+            cells = (each["name"], each["key"], each["topic"], each["table"])
+            references.add_row(*cells, ", ".join(each["fields"]))
+        console.print(references)
     columns = Table(title="Columns, in the model's order")
     # A name that is cut short is none.
     columns.add_column("column", overflow="fold")
@@ -159,7 +165,7 @@ def apply(name: NameArgument = "", as_json: JsonOption = False) -> None:
 
 def summarise(compiled: Plan, applied: dict[str, Any] | None) -> dict[str, Any]:
     """The plan, its targets and its difference from the applied one, as plain data."""
-    raw = [compiled.event_topic, *([compiled.label_topic] if compiled.label else [])]
+    raw = compiled.raw_topics
     return {
         "name": compiled.name,
         "version": compiled.version,
@@ -178,6 +184,17 @@ def summarise(compiled: Plan, applied: dict[str, Any] | None) -> dict[str, Any]:
                 "bytes_per_event": Layout(stage).entry_bytes,
             }
             for stage in compiled.stages
+        ],
+        "references": [
+            {
+                "name": each.name,
+                "key": each.key_column,
+                "stage": compiled.stages[each.stage].name,
+                "topic": each.topic,
+                "table": each.table,
+                "fields": [field.name for field in each.fields],
+            }
+            for each in compiled.references
         ],
         "columns": [column.__dict__ for column in compiled.columns],
         "topics": [
