@@ -22,6 +22,11 @@ payments = Event(
     fields={"customer_id": Text(), "terminal_id": Text(), "amount": Money("EUR", min=0)},
 )
 chargebacks = Label("pay.back.v1", of=payments, field="is_fraud", known_after=days(7))
+terminals = Reference(
+    "pay.terminal.v1", key=terminal, time="since", fields={
+        "rate": Float(decimals=2, min=1, max=100), "sort": Category("food", "fuel"),
+        "owner": Text()},
+)
 other = Event(
     "other.v1", id="o", time="at", key=customer,
     fields={"customer_id": Text(), "terminal_id": Text(), "size": Integer()},
@@ -177,6 +182,124 @@ WRONG = {
         "mine =",
         "give it another name",
     ),
+    "unknown column of a reference": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            terminals.rtae,
+        ])
+        """,
+        "terminals.rtae",
+        "did you mean 'rate'",
+    ),
+    "window over a reference": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            mean(terminals.rate, by=customer, over=days(1)),
+        ])
+        """,
+        "mean(",
+        "windows read fields of the event",
+    ),
+    "window where a reference says so": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            count(by=customer, over=days(1), where=terminals.sort.is_in("food")),
+        ])
+        """,
+        "count(",
+        "windows read fields of the event",
+    ),
+    "reference to what is no field": (
+        """
+        bad = Reference("pay.shop.v1", key=Entity("terminal"), time="t", fields={"x": Integer()})
+        mine = FeatureSet("m", event=payments, features=[bad.x])
+        """,
+        "bad =",
+        "did you mean 'terminal_id'",
+    ),
+    "reference without fields": (
+        'bad = Reference("pay.shop.v1", key=terminal, time="t", fields={})',
+        "bad =",
+        "declare what is looked up",
+    ),
+    "reference whose key is a field": (
+        'bad = Reference("a.v1", key=terminal, time="t", fields={"terminal_id": Text()})',
+        "bad =",
+        "leave it out of fields",
+    ),
+    "reference that cannot be named": (
+        'bad = Reference("a.b-c.v1", key=terminal, time="t", fields={"x": Integer()})',
+        "bad =",
+        "give name=",
+    ),
+    "reference by a name": (
+        'bad = Reference("a.v1", key="terminal_id", time="t", fields={"x": Integer()})',
+        "bad =",
+        "give an Entity",
+    ),
+    "two references of one name": (
+        """
+        more = Reference("other.terminal.v1", key=terminal, time="t", fields={"x": Integer()})
+        mine = FeatureSet("m", event=payments, features=[terminals.rate, more.x])
+        """,
+        "more =",
+        "give one another name=",
+    ),
+    "two references on one topic": (
+        """
+        more = Reference(
+            "pay.terminal.v1", key=terminal, time="t", fields={"x": Integer()}, name="more")
+        mine = FeatureSet("m", event=payments, features=[terminals.rate, more.x])
+        """,
+        "more =",
+        "give it a topic of its own",
+    ),
+    "reference on the label's topic": (
+        """
+        more = Reference("pay.back.v1", key=terminal, time="t", fields={"x": Integer()})
+        mine = FeatureSet("m", event=payments, label=chargebacks, features=[more.x])
+        """,
+        "more =",
+        "give it a topic of its own",
+    ),
+    "reference with a column of its table": (
+        """
+        more = Reference("a.b.v1", key=terminal, time="t", fields={"valid_from": Integer()})
+        mine = FeatureSet("m", event=payments, features=[more["valid_from"]])
+        """,
+        "more =",
+        "give it another name",
+    ),
+    "column of a reference that is taken": (
+        """
+        bad = Event("b", id="i", time="t", key=terminal, fields={
+            "terminal_id": Text(), "terminal__rate": Integer()})
+        mine = FeatureSet("m", event=bad, features=[terminals.rate])
+        """,
+        "terminals =",
+        "give the reference another name=",
+    ),
+    "feature of a reference that is a field": (
+        """
+        bad = Event("b", id="i", time="t", key=terminal, fields={
+            "terminal_id": Text(), "terminal_rate": Integer()})
+        mine = FeatureSet("m", event=bad, features=[
+            terminals.rate,
+        ])
+        """,
+        "terminals.rate,",
+        "give it another name",
+    ),
+    "text of a reference": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            terminals.owner,
+        ])
+        """,
+        "terminals.owner",
+        "use category_hash(…)",
+    ),
+    "is_known of a field": ("is_known(terminals.rate)", "is_known(", "give a Reference"),
     "unknown entity": (
         """
         mine = FeatureSet("m", event=payments, features=[

@@ -1,4 +1,4 @@
-"""Chains of versions against a plain search, and what is left of them when they are written anew."""
+"""Chains of versions against a plain search, and what is left of them when written anew."""
 
 import random
 from typing import Any
@@ -111,7 +111,12 @@ def test_copy_keeps_what_can_still_be_seen() -> None:
     # The last version of a key stays, and what no chain holds any more goes.
     assert [made.chain(slot) for slot in range(3)] == [[30, 20], [], [2]]
     assert kept == [4, 3, 7]
-    assert made.fold([(0, False, 20), (0, False, 31), (1, False, 9), (2, False, 9)]) == [1, 0, -1, 2]
+    assert made.fold([(0, False, 20), (0, False, 31), (1, False, 9), (2, False, 9)]) == [
+        1,
+        0,
+        -1,
+        2,
+    ]
     # A version that comes later goes on where the others end.
     assert made.fold([(0, True, 25), (0, False, 26)]) == [3, 3]
     assert made.chain(0) == [30, 25, 20]
@@ -128,7 +133,5 @@ def test_copy_changes_nothing_that_is_asked_for_later(seed: int) -> None:
     chains.fold(before)
     copied, kept = chains.copy([0, 1, 2, 3], expire_before=12)
     expected = [int(chains.valid_from[e]) if e >= 0 else None for e in chains.fold(after)]
-    assert [
-        int(copied.valid_from[e]) if e >= 0 else None for e in copied.fold(after)
-    ] == expected
+    assert [int(copied.valid_from[e]) if e >= 0 else None for e in copied.fold(after)] == expected
     assert len(kept) < len([row for row in before if row[1] and row[0] >= 0])

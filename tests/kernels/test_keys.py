@@ -44,3 +44,30 @@ def test_copy_keeps_some_keys_in_their_order() -> None:
     fewer = keys.empty(4, 10)
     keys.copy(known, np.array([1, 3]), fewer)
     assert slots([b"dd", b"bb", b"a"], fewer, 2)[0] == [1, 0, 2]
+
+
+def test_look_up_finds_known_keys_and_adds_none() -> None:
+    names = list(dict.fromkeys(str(i).encode() * (i % 4 + 1) for i in range(300)))
+    _, known, _ = slots(names, keys.empty(1, 1), 0)
+    before = known.place.copy()
+    asked = [b"299", b"", b"7777", b"777", b"8", b"4x", b"1111111", names[17], b"0" * 40]
+    out = np.full(len(asked), 77)
+    keys.look_up(*buffers(asked), known, out)
+    expected = [names.index(text) if text in names else -1 for text in asked]
+    assert out.tolist() == expected
+    assert {-1} < set(expected)
+    out = np.full(len(names), 77)
+    keys.look_up(*buffers(names), known, out)
+    assert out.tolist() == list(range(len(names)))
+    assert known.place.tolist() == before.tolist()
+
+
+def test_look_up_tells_keys_of_one_hash_apart() -> None:
+    _, known, _ = slots([b"aa", b"bb", b"cc"], keys.empty(3, 6), 0)
+    # As if all three, and what is looked for, had met.
+    known.hash[:] = [keys.hash_string(np.frombuffer(b"cc", np.uint8), 0, 2)] * 3
+    known.place[:] = 0
+    known.place[[(int(known.hash[0]) + i) % len(known.place) for i in range(3)]] = [1, 2, 3]
+    out = np.full(1, 77)
+    keys.look_up(*buffers([b"cc"]), known, out)
+    assert out.tolist() == [2]
