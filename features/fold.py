@@ -151,7 +151,7 @@ class Fold:
         keys = rows.column(self.stage.key_column)
         if is_version.any():
             # A version takes no slot from the windows' keys: it may never have an event.
-            keys = pc.if_else(pa.array(is_version), pa.scalar(None, pa.string()), keys)
+            keys = pc.if_else(pa.array(is_version), "", keys)
         slots = self._state.slots(keys)
         if self._is_first:
             self._judge_duplicates(rows, slots, is_label | is_version, times, verdict)
