@@ -21,14 +21,20 @@ from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from features.plan import Plan, compile_plan
 from features.settings import settings
 from features.vocabulary import (
+    Category,
     Entity,
     Event,
+    Feature,
     FeatureSet,
+    Float,
     Label,
     Money,
+    Reference,
     Text,
+    category_hash,
     count,
     hours,
+    is_known,
     mean,
     minutes,
     rate,
@@ -46,7 +52,8 @@ PROJECT = Path(__file__).parents[2]
 def plan_of(name: str) -> Plan:
     """Two stages and a label; topics carry the test's name.
 
-    A name that ends in `_pair` has a third stage, by both, and labels that only it reads.
+    A name that ends in `_pair` has a third stage, by both, and labels that only it reads; one with
+    `_looks_up` has a reference on each entity.
     """
     person, shop = Entity("person_id"), Entity("shop_id")
     labelled = Entity("shop_id", "person_id") if name.endswith("_pair") else shop
@@ -59,6 +66,21 @@ def plan_of(name: str) -> Plan:
         fields={"person_id": Text(token=True), "shop_id": Text(), "price": Money("EUR", min=0)},
     )
     refunds = Label(f"{name}.refund.v1", of=sales, field="refunded", known_after=hours(2))
+    fields = {"limit": Money("EUR"), "tier": Category("low", "high")}
+    accounts = Reference(f"{name}.account.v1", key=person, time="valid_from", fields=fields)
+    leases = Reference(
+        f"{name}.lease.v1",
+        key=shop,
+        time="since",
+        fields={"rate": Float(decimals=2, min=0), "owner": Text(token=True)},
+    )
+    looked_up: list[Feature] = [
+        accounts.tier,
+        (accounts.limit - sales.price).named("left"),
+        leases.rate,
+        category_hash(leases.owner, 1000),
+        is_known(leases),
+    ]
     return compile_plan(
         FeatureSet(
             name,
@@ -70,6 +92,7 @@ def plan_of(name: str) -> Plan:
                 mean(sales.price, by=person, over=hours(1)),
                 count(by=shop, over=hours(1), delay=minutes(5)),
                 rate(refunds.refunded, by=labelled, over=hours(2)),
+                *(looked_up if "_looks_up" in name else []),
             ],
         )
     )
@@ -94,6 +117,17 @@ def refund(number: int, second: float, refunded: bool = True) -> dict[str, Any]:
         "shop_id": f"shop{number % 3}",
         "refunded": refunded,
     }
+
+
+def account(person: str, second: float, limit: int, tier: str = "low") -> dict[str, Any]:
+    """A version of the reference on persons, from `second` on."""
+    money = {"minor": limit, "currency": "EUR"}
+    return {"person_id": person, "valid_from": moment(second), "limit": money, "tier": tier}
+
+
+def lease(shop: str, second: float, rate: float, owner: str = "me") -> dict[str, Any]:
+    """A version of the reference on shops, from `second` on."""
+    return {"shop_id": shop, "since": moment(second), "rate": rate, "owner": owner}
 
 
 def moment(second: float) -> str:

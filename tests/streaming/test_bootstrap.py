@@ -53,11 +53,12 @@ def append(plan: Plan, table: str, rows: list[dict[str, Any]]) -> None:
     """Imported history, in no order at all."""
     random.Random(5).shuffle(rows)
     schema = lake.schema(table, plan)
-    times = {"event_time", "known_time"}
+    times = {"event_time", "known_time", "valid_from"}
     columns: dict[str, Any] = {name: [row.get(name) for row in rows] for name in schema.names}
     for name in times & columns.keys():
         columns[name] = np.array(columns[name], np.int64).astype("datetime64[us]")
-    columns["event_date"] = columns["event_time"].astype("datetime64[D]")
+    if "event_date" in columns:
+        columns["event_date"] = columns["event_time"].astype("datetime64[D]")
     arrays = [
         pa.array(columns[f.name]).cast(f.type)
         if f.name in times
@@ -146,6 +147,51 @@ def through_snapshots(plan: Plan, live: list[dict[str, Any]]) -> list[dict[str, 
             passed += folded.to_pylist()
         out = passed
     return out
+
+
+def test_versions_are_folded_when_they_hold_and_outlive_any_history() -> None:
+    plan = plan_of("t_bootstrap_looks_up")
+    sales = made_sales(random.Random(2), 0, 300)
+    hours = [0, 7, 7, 49, 50.5, 10_000]
+    leases = [
+        {"valid_from": START_US + round(hour * HOUR_US), "shop_id": shop, "rate": n, "owner": "o"}
+        for n, (hour, shop) in enumerate(
+            [(hour, f"shop{s}") for hour in hours for s in range(4)], start=1
+        )
+    ]
+    accounts = [
+        {"valid_from": s["event_time_us"], "person_id": s["person_id"], "limit": n, "tier": "high"}
+        for n, s in enumerate(sales[::40], start=1)
+    ]
+    write_history(plan, sales, [])
+    for each, versions in zip(plan.references, (accounts, leases), strict=True):
+        rows = [v | {"origin_partition": -1, "origin_offset": i} for i, v in enumerate(versions)]
+        # What came from the topic is not history.
+        rows.append(rows[0] | {"origin_partition": 2, "limit": 777, "rate": 777})
+        append(plan, each.table, rows)
+    result = bootstrap(plan)
+    assert (result["events"], result["versions"]) == (len(sales), len(accounts) + len(leases))
+    assert result["keys"] == {"person": 5, "shop": 3}
+    # An id of history is still known, though a version holds only long after.
+    live = [sales[-1], *made_sales(random.Random(2), 300, 330)]
+    live.append(live[-1] | {"event_id": "s9", "event_time_us": START_US + 10_000 * HOUR_US})
+    got = through_snapshots(plan, live)
+    assert [row["verdict"] for row in got[:2]] == [DUPLICATE, 0]
+    seen = [row for row in got if row["verdict"] != DUPLICATE]
+    for row in seen:
+        shop = int(row["shop_id"][-1])
+        # Of two that hold from one hour on, the one that comes last.
+        newest_at = max(
+            n for n, hour in enumerate(hours) if START_US + hour * HOUR_US <= row["event_time_us"]
+        )
+        assert row["lease__rate"] == 4 * newest_at + shop + 1
+        newest = [a for a in accounts if a["person_id"] == row["person_id"]]
+        assert row["account__limit"] == (newest[-1]["limit"] if newest else None)
+        assert row["account__tier"] == ("high" if newest else None)
+    assert {row["lease__rate"] // 4 for row in seen} == {3, 4, 5}
+    # A late look back sees what held then.
+    [then] = through_snapshots(plan, [live[-1] | {"event_time_us": START_US + 8 * HOUR_US}])
+    assert then["lease__rate"] == 4 * 2 + int(then["shop_id"][-1]) + 1
 
 
 def test_bootstrap_can_be_repeated_until_the_stages_run() -> None:
