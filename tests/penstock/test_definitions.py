@@ -122,6 +122,35 @@ def test_apply_takes_what_no_value_depends_on_and_may_be_repeated(
     assert applying == ["topics", "store"] * 2
 
 
+def test_plan_shows_references_and_their_topics(tmp_path: Path) -> None:
+    file = tmp_path / "shops.py"
+    file.write_text(
+        "from features.vocabulary import *\n"
+        "shop = Entity('shop_id')\n"
+        "sales = Event('shops.sale.v1', id='sale_id', time='at', key=shop, "
+        "fields={'shop_id': Text()})\n"
+        "leases = Reference('shops.lease.v2', key=shop, time='since', "
+        "fields={'rate': Integer(min=0, max=9), 'kind': Category('a', 'b')})\n"
+        "shops = FeatureSet('shops', event=sales, features=[leases.rate, is_known(leases)])\n"
+    )
+    settings_ = {"PENSTOCK_HOME": str(tmp_path), "PENSTOCK_DEFINITIONS": str(tmp_path)}
+    plan = json.loads(penstock("plan", "shops", "--json", **settings_).stdout)
+    assert plan["references"] == [
+        {
+            "name": "lease",
+            "key": "shop_id",
+            "stage": "shop",
+            "topic": "shops.lease.v2",
+            "table": "reference_lease",
+            "fields": ["rate", "kind"],
+        }
+    ]
+    assert {"shops.lease.v2", "shops.lease.v2.dlq"} < set(plan["topics"])
+    told = penstock("plan", "shops", **settings_).stdout
+    assert "References" in told
+    assert "reference_lease" in told
+
+
 def test_unknown_feature_set_is_one_sentence_and_no_traceback() -> None:
     result = penstock("plan", "card_fruad")
     assert result.returncode == 1

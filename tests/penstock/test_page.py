@@ -28,6 +28,7 @@ from features.vocabulary import (
     seconds_between,
 )
 from penstock import page
+from tests.features import test_references as references
 from tests.penstock.test_definitions import penstock
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -147,6 +148,23 @@ def test_shown_messages_are_accepted_by_the_contract(plan: Plan) -> None:
         contract = Contract(plan, topic)
         assert tuple(member.name for member in members) == contract.names
         contract.read(page.sample(members).encode())
+
+
+def test_shown_versions_are_accepted_by_the_contract() -> None:
+    plan = references.PLAN
+    text = page.render(plan)
+    assert Document(text).open == []
+    for each in plan.references:
+        members = page.reference_members(plan, each)
+        contract = Contract(plan, each.topic)
+        assert tuple(member.name for member in members) == contract.names
+        contract.read(page.sample(members).encode())
+        for word in (each.topic, each.table, f"{each.topic}.dlq"):
+            assert word in text.replace("<wbr>", "")
+    assert facts(plan, "merchant_rate") == {"Unit": "10^-4", "Where there is none": "0"}
+    assert facts(plan, "merchant_category_code") == {"Where there is none": "-1"}
+    assert "Rate in pay.merchant.v3 for the event&#39;s terminal_id, as of its time." in text
+    assert "eference" not in page.render(odd_plan())
 
 
 def test_page_is_whole_escaped_and_needs_nothing_else() -> None:
