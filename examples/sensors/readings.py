@@ -1,7 +1,8 @@
-"""Prints readings of some sensors, one JSON object a line, for `penstock produce`.
+"""Prints readings of some sensors, or their calibrations, for `penstock produce`: a JSON line each.
 
 Every sensor measures twice a minute. Some lines are sent twice, some come minutes after their
 neighbours, and a few so much later that they are late. The last one was measured an hour ago.
+All but every seventh sensor were calibrated before the first reading, and once more in between.
 """
 
 from __future__ import annotations
@@ -47,12 +48,31 @@ def arrivals(devices: int, hours: float, end: datetime, seed: int) -> list[tuple
     return sorted(sent)
 
 
+def calibrations(devices: int, hours: float, end: datetime, seed: int) -> list[str]:
+    """Two lines for each sensor that was calibrated, the newer one first."""
+    draw = random.Random(seed)
+    lines = []
+    for device in range(devices):
+        if device % 7 == 0:
+            continue
+        for hours_ago in (draw.uniform(0, hours), hours + 24):
+            calibration = {
+                "device_id": f"d{device}",
+                "calibrated_at": (end - timedelta(hours=hours_ago)).isoformat(),
+                "offset_mc": round(draw.gauss(0, 800)),
+                "housing": draw.choice(["indoor", "outdoor"]),
+            }
+            lines.append(json.dumps(calibration))
+    return lines
+
+
 def main() -> None:
     """Print what arrives, in order."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--devices", type=int, default=50)
     options.add_argument("--hours", type=float, default=8.0)
     options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--calibrations", action="store_true", help="instead of readings")
     options.add_argument(
         "--end",
         type=datetime.fromisoformat,
@@ -60,7 +80,10 @@ def main() -> None:
         help="time of the last reading, with an offset",
     )
     given = options.parse_args()
-    for _, line in arrivals(given.devices, given.hours, given.end, given.seed):
+    asked = (given.devices, given.hours, given.end, given.seed)
+    for line in (
+        calibrations(*asked) if given.calibrations else [line for _, line in arrivals(*asked)]
+    ):
         print(line)
 
 

@@ -1,4 +1,5 @@
-"""The sensors example from end to end: a set without a label, found in a folder of its own."""
+"""The sensors example from end to end: a set without a label, found in a folder of its own, that
+looks up when each sensor was calibrated."""
 
 import json
 import os
@@ -7,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,24 +39,62 @@ def stack() -> Iterator[SessionStack]:
     settings.cache_clear()
 
 
-@pytest.fixture(scope="module")
-def sent(stack: SessionStack, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """Readings as they were sent, after the lake holds as many."""
-    stack.require("kafka", "registry", "redis")
-    penstock("apply")
-    file = tmp_path_factory.mktemp("readings") / "readings.jsonl"
+def produced(folder: Path, topic: str, table: str, *options: str) -> list[dict[str, Any]]:
+    """What the script printed, once it was sent and the lake holds as many rows of it."""
+    file = folder / f"{table}.jsonl"
     script = [sys.executable, str(EXAMPLE / "readings.py"), "--devices", "12", "--hours", "5"]
     with file.open("w") as out:
-        subprocess.run(script, stdout=out, check=True, env=os.environ)
-    readings = [json.loads(line) for line in file.read_text().splitlines()]
-    stack.require(*SERVICES)
-    told = json.loads(penstock("produce", str(file), "--json"))
-    assert told == {"topic": "sensors.reading.v1", "acknowledged": len(readings)}
+        subprocess.run([*script, *options], stdout=out, check=True, env=os.environ)
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    told = json.loads(penstock("produce", str(file), "--topic", topic, "--json"))
+    assert told == {"topic": topic, "acknowledged": len(records)}
     deadline = time.monotonic() + PATIENCE_S
-    while lake.open_table("events") is None or lake.read("events").num_rows < len(readings):
-        assert time.monotonic() < deadline, "the lake does not hold every reading"
+    while lake.open_table(table) is None or lake.read(table).num_rows < len(records):
+        assert time.monotonic() < deadline, f"the lake does not hold every record of {topic}"
         time.sleep(1)
-    return readings
+    return records
+
+
+@pytest.fixture(scope="module")
+def folder(stack: SessionStack, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For what is sent, with the services at work."""
+    stack.require("kafka", "registry", "redis")
+    penstock("apply")
+    stack.require(*SERVICES)
+    return tmp_path_factory.mktemp("sent")
+
+
+@pytest.fixture(scope="module")
+def calibrations(folder: Path) -> list[dict[str, Any]]:
+    return produced(folder, "sensors.calibration.v1", "reference_calibration", "--calibrations")
+
+
+@pytest.fixture(scope="module")
+def sent(folder: Path, calibrations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Readings as they were sent, after the calibrations had gone through every stage."""
+    return produced(folder, "sensors.reading.v1", "events")
+
+
+def test_every_reading_is_corrected_by_the_calibration_of_its_time(
+    sent: list[dict[str, Any]], calibrations: list[dict[str, Any]]
+) -> None:
+    found = {row["event_id"]: row for row in lake.read("features").to_pylist()}
+    seen = Counter[int]()
+    for reading in sent:
+        row = found.get(reading["reading_id"])
+        if row is None:
+            continue
+        known = [c for c in calibrations if c["device_id"] == reading["device_id"]]
+        # All times have the same offset and form, so their texts are in their order.
+        known = [c for c in known if c["calibrated_at"] <= reading["measured_at"]]
+        newest = max(known, key=lambda c: c["calibrated_at"], default=None)
+        assert row["calibration_is_known"] == (newest is not None)
+        offset_mc = newest["offset_mc"] if newest else 0
+        assert row["calibrated_mc"] == reading["temperature_mc"] - offset_mc
+        housing = ["indoor", "outdoor"].index(newest["housing"]) if newest else -1
+        assert row["calibration_housing_code"] == housing
+        seen[len(known)] += 1
+    assert min(seen[0], seen[1], seen[2]) > 100
 
 
 def test_every_reading_is_in_the_lake_as_often_as_it_was_sent(sent: list[dict[str, Any]]) -> None:

@@ -5,15 +5,18 @@ columns from the online store, the features topic or the lake.
 """
 
 from features.vocabulary import (
+    Category,
     Entity,
     Event,
     FeatureSet,
     Integer,
+    Reference,
     Text,
     count,
     days,
     first,
     hours,
+    is_known,
     is_night,
     last,
     max,
@@ -44,6 +47,17 @@ readings = Event(
     },
 )
 
+# A sensor measures so much too warm from its calibration on, until the next one.
+calibrations = Reference(
+    "sensors.calibration.v1",
+    key=device,
+    time="calibrated_at",
+    fields={
+        "offset_mc": Integer(min=-5_000, max=5_000),
+        "housing": Category("indoor", "outdoor"),
+    },
+)
+
 HOT_MC = 30_000
 
 sensors = FeatureSet(
@@ -57,6 +71,9 @@ sensors = FeatureSet(
     features=[
         readings.temperature_mc,
         readings.battery_mv,
+        (readings.temperature_mc - calibrations.offset_mc).named("calibrated_mc"),
+        calibrations.housing,
+        is_known(calibrations),
         is_night(readings),
         *(count(by=device, over=over) for over in (minutes(10), hours(1))),
         *(mean(readings.temperature_mc, by=device, over=over) for over in (minutes(10), hours(6))),
