@@ -263,7 +263,7 @@ def _versions(spark: SparkSession, plan: Plan, index: int, until: date | None) -
         sf.col(reference.key_column).alias("event_id"),
         valid_from_us.alias("event_time_us"),
         valid_from_us.alias("arrival_us"),
-        sf.col(reference.key_column),
+        *reference.key_columns,
         *(
             (sf.unix_micros(field.name) if field.type == "timestamp" else sf.col(field.name)).alias(
                 column

@@ -60,8 +60,8 @@ class Contract:
         self.topic = topic
         self._members = _members(plan, topic)
         self.names = tuple(member.name for member in self._members)
-        """Names of the values that `read` returns: id (of a reference its key), time, then the
-        fields."""
+        """Names of the values that `read` returns: id (of a reference the fields of its key), time,
+        then the fields."""
         record = msgspec.defstruct(
             "Record",
             [(member.name, member.reader()) for member in self._members],
@@ -161,9 +161,10 @@ def _members(plan: Plan, topic: str) -> list[Member]:
 
 def _reference_members(plan: Plan, reference: ReferencePlan) -> list[Member]:
     # Its key is the event's, so that the two meet.
-    (key,) = (f for f in plan.fields if f.name == reference.key_column)
+    of_event = {f.name: f for f in plan.fields}
+    keys = (member_of(of_event[name], is_key=True) for name in reference.key_fields)
     fields = (member_of(f, is_key=False) for f in reference.fields)
-    return [member_of(key, is_key=True), TimeMember(reference.time_field), *fields]
+    return [*keys, TimeMember(reference.time_field), *fields]
 
 
 def _event_members(plan: Plan) -> list[Member]:

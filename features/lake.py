@@ -71,7 +71,7 @@ def schema(table: str, plan: Plan) -> pa.Schema:
                     *_ORIGIN,
                     pa.field("broker_time", _TIME),
                     pa.field("valid_from", _TIME),
-                    pa.field(reference.key_column, pa.string()),
+                    *(pa.field(name, pa.string()) for name in reference.key_columns),
                     *(_kept(field) for field in reference.fields),
                     pa.field(stage.seq_column, pa.int64()),
                 ]

@@ -122,9 +122,15 @@ class ReferencePlan:
     name: str
     topic: str
     key_column: str
+    key_fields: tuple[str, ...]  # the key column alone, or the fields it is made of
     time_field: str
     stage: int  # the stage of its key, whose log ingest routes it into
     fields: tuple[FieldPlan, ...]  # by the names of its topic, which are those of its table
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        """The columns of its table that hold its key."""
+        return tuple(dict.fromkeys((*self.key_fields, self.key_column)))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -422,7 +428,7 @@ def _check_reference(reference: Reference, event: Event, topics: list[str]) -> N
             "give it a topic of its own",
         )
     for name in reference.fields:
-        if name in (*REFERENCE_COLUMNS, f"{reference.key.name}_seq"):
+        if name in (*REFERENCE_COLUMNS, reference.key.key, f"{reference.key.name}_seq"):
             raise wrong(
                 reference.place,
                 f"the field {name!r} is a column of every reference's table",
@@ -436,6 +442,7 @@ def _reference(reference: Reference, stages: tuple[StagePlan, ...]) -> Reference
         name=reference.name,
         topic=reference.topic,
         key_column=key,
+        key_fields=reference.key.fields,
         time_field=reference.time,
         stage=next(stage.index for stage in stages if stage.key_column == key),
         fields=tuple(_field(name, kind) for name, kind in reference.fields.items()),
@@ -700,7 +707,8 @@ def _columns(feature: Feature) -> list[Column]:
 
 def _looked_up(feature: FieldRef, name: str, reference: Reference) -> Column:
     member = feature.name.removeprefix(f"{reference.name}_")
-    of = f"{reference.topic} for the event's {reference.key.key}, as of its time"
+    key = " and ".join(reference.key.fields)
+    of = f"{reference.topic} for the event's {key}, as of its time"
     if isinstance(feature.type, Category):
         meaning = f"the place of {member} among its values, from 0, in {of}; -1 where it has none"
     else:

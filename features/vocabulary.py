@@ -483,7 +483,7 @@ class Reference:
             )
         if not self.fields:
             raise wrong(self.place, f"{topic!r} has no fields", "declare what is looked up")
-        for taken in (key.key, time):
+        for taken in (*key.fields, time):
             if taken in self.fields:
                 raise wrong(
                     self.place,

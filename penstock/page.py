@@ -79,10 +79,10 @@ def label_members(plan: Plan) -> list[Member]:
 
 def reference_members(plan: Plan, reference: ReferencePlan) -> list[Member]:
     """What a message of a reference's topic holds."""
-    (key,) = (each for each in plan.fields if each.name == reference.key_column)
+    fields = {each.name: each for each in plan.fields}
     since = "text, the time from which it holds, with an offset (RFC 3339)"
     return [
-        _member(key, is_key=True),
+        *(_member(fields[name], is_key=True) for name in reference.key_fields),
         Member(reference.time_field, since, _SAMPLE_TIME),
         *(_member(each, is_key=False) for each in reference.fields),
     ]

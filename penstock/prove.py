@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 
 from features import reference
 from features.aggregations import aggregations
-from features.coding import derived_columns, pack_position, unpack_position
+from features.coding import composite_key, derived_columns, pack_position, unpack_position
 from features.fold import Fold
 from features.plan import Plan, ReferencePlan, compile_plan
 from features.reference import Fact
@@ -240,7 +240,7 @@ def _draw_plan(chance: random.Random) -> Plan:
         )
         wanted[made.name] = made
     columns: list[Feature] = [*chance.sample(_expressions(sale, who, shop), chance.randrange(3))]
-    for of_one in chance.sample(_references(who, shop), chance.choice([0, 0, 1, 2, 3])):
+    for of_one in chance.sample(_references(who, shop, pair), chance.choice([0, 0, 1, 2, 4])):
         columns += chance.sample(_looked_up(sale, of_one), chance.randrange(1, 5))
     wanted |= {column.name: column for column in columns}
     feature_set = FeatureSet("proof", event=sale, label=refund, features=[*wanted.values()])
@@ -264,8 +264,8 @@ def _expressions(sale: Event, who: Entity, shop: Entity) -> list[Expression]:
     ]
 
 
-def _references(who: Entity, shop: Entity) -> list[Reference]:
-    """Two on one entity, and another."""
+def _references(who: Entity, shop: Entity, pair: Entity) -> list[Reference]:
+    """One on each entity, and two on one of them."""
     numbers: dict[str, FieldType] = {"rate": Float(decimals=4, min=0, max=100), "heat": Float()}
     others: dict[str, FieldType] = {
         "sort": Category(*KINDS),
@@ -280,6 +280,7 @@ def _references(who: Entity, shop: Entity) -> list[Reference]:
         Reference("proof.person.v1", key=who, time="from", fields=numbers | others),
         Reference("proof.shop.v1", key=shop, time="from", fields=others),
         Reference("proof.rent.v2", key=shop, time="at", fields=numbers, name="lease"),
+        Reference("proof.deal.v1", key=pair, time="from", fields=numbers),
     ]
 
 
@@ -313,7 +314,8 @@ def _draw_log(chance: random.Random, plan: Plan, met: Counter[str]) -> list[Row]
     labelled: dict[str, int] = {}
     arrived: set[str] = set()
     versions: list[Row] = []
-    looked_at: set[tuple[int, str]] = set()
+    looked_at: set[tuple[Any, ...]] = set()
+    keys = {"who_id": people, "shop_id": shops, "till": shops[:2]}
     for number in range(chance.randrange(180, 260)):
         now_us += chance.choice([0, 0, 1, pace_us, pace_us, 3 * pace_us])
         fate = chance.random()
@@ -352,9 +354,9 @@ def _draw_log(chance: random.Random, plan: Plan, met: Counter[str]) -> list[Row]
             labelled[event["event_id"]] = rows[-1]["refunded"]
             met["label before its event"] += event["event_id"] not in arrived
         if plan.references and chance.random() < 0.12:
-            version = _draw_version(chance, plan, versions, now_us, pace_us)
-            from_us, chain = version["event_time_us"], _chain(version)
-            others = [e["event_time_us"] for e in versions if chain == _chain(e)]
+            version = _draw_version(chance, plan, versions, keys, now_us, pace_us)
+            from_us, chain = version["event_time_us"], _chain(plan, version)
+            others = [e["event_time_us"] for e in versions if chain == _chain(plan, e)]
             met["version out of order"] += any(other > from_us for other in others)
             met["version replaced"] += from_us in others
             met["version from the future"] += from_us > now_us
@@ -373,10 +375,10 @@ def _draw_log(chance: random.Random, plan: Plan, met: Counter[str]) -> list[Row]
         arrived.add(event["event_id"])
         rows.append(event | {"watermark_us": newest_us})
         for index, of_one in enumerate(plan.references):
-            chain = (LOG_REFERENCES + index, event[of_one.key_column])
+            chain = (LOG_REFERENCES + index, *(event[name] for name in of_one.key_fields))
             looked_at.add(chain)
             met["no version known"] += not any(
-                chain == _chain(e) and e["event_time_us"] <= event["event_time_us"]
+                chain == _chain(plan, e) and e["event_time_us"] <= event["event_time_us"]
                 for e in versions
             )
         if chance.random() < 0.3:
@@ -406,11 +408,16 @@ def _draw_log(chance: random.Random, plan: Plan, met: Counter[str]) -> list[Row]
 
 
 def _draw_version(
-    chance: random.Random, plan: Plan, versions: list[Row], now_us: int, pace_us: int
+    chance: random.Random,
+    plan: Plan,
+    versions: list[Row],
+    keys: dict[str, list[str]],
+    now_us: int,
+    pace_us: int,
 ) -> Row:
     index = chance.randrange(len(plan.references))
     of_one = plan.references[index]
-    key = f"{of_one.key_column[0]}{chance.randrange(6)}"
+    key = {name: chance.choice([*keys[name], "nobody"]) for name in of_one.key_fields}
     from_us = now_us + chance.choice([0, pace_us, days(1)]) * chance.choice([-2, -1, 0, 0, 0, 1])
     if versions and chance.random() < 0.2:
         from_us = chance.choice(versions)["event_time_us"]
@@ -427,17 +434,18 @@ def _draw_version(
     }
     own = zip(of_one.columns, of_one.fields, strict=True)
     return {column: drawn[field.name] for column, field in own} | {
+        **key,
         "kind": KIND_REFERENCE,
         "origin_log": LOG_REFERENCES + index,
-        "event_id": key,
-        of_one.key_column: key,
+        "event_id": composite_key(list(key.values())),
         "event_time_us": from_us,
         "watermark_us": 0,
     }
 
 
-def _chain(version: Row) -> tuple[int, str]:
-    return version["origin_log"], version["event_id"]
+def _chain(plan: Plan, version: Row) -> tuple[Any, ...]:
+    key = (version[name] for name in _reference_of(plan, version).key_fields)
+    return version["origin_log"], *key
 
 
 def _label(about: Row, verdict: int) -> Row:
@@ -469,7 +477,7 @@ def by_reference(plan: Plan, rows: list[Row]) -> list[Row]:
                 row["event_id"],
                 row["event_time_us"],
                 # The fields themselves: were their text ambiguous, it would show.
-                tuple(row.get(name) for name in stage.key_fields),
+                tuple(row.get(name, "") for name in stage.key_fields),
                 _plain(plan, row) if is_event else _own_values(plan, row),
                 bool(row["refunded"]) if row["kind"] == KIND_LABEL else None,
                 version_of=_reference_of(plan, row).name if row["kind"] == KIND_REFERENCE else "",

@@ -84,8 +84,8 @@ class Source:
         if self._reference is not None:
             index = plan.references.index(self._reference)
             kind, log, stage_index = KIND_REFERENCE, LOG_REFERENCES + index, self._reference.stage
-            columns = (self._reference.key_column, *self._reference.columns)
-            tokens &= {self._reference.key_column}
+            columns = (*self._reference.key_fields, *self._reference.columns)
+            tokens &= set(self._reference.key_fields)
             tokens |= {field.name for field in self._reference.fields if field.token}
         elif not self.is_event:
             kind, log, stage_index = KIND_LABEL, LOG_LABELS, _label_stage(plan)
@@ -123,16 +123,17 @@ class Source:
             for index in self._token_indices:
                 replaced[index] = self._token(replaced[index])
             values = tuple(replaced)
-        if self._reference is not None:
-            # Its key is what it is known by, and a column as well.
-            values = (*values[:2], values[0], *values[2:])
-        row = (partition, record.offset(), watermark_us, broker_time_us, *values)
+        stamps = (partition, record.offset(), watermark_us, broker_time_us)
         if late:
-            return row, -1
+            return (*stamps, *values), -1
         key = self._key(values)
         if isinstance(key, tuple):
             key = composite_key(key)
-        return row, partition_of(key, self._partitions)
+        if self._reference is not None:
+            # Its key is what a version is known by.
+            at = len(self._reference.key_fields)
+            values = (key, values[at], *values[:at], *values[at + 1 :])
+        return (*stamps, *values), partition_of(key, self._partitions)
 
 
 class Ingest:

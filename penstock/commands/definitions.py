@@ -84,7 +84,7 @@ def plan(name: NameArgument = "", as_json: JsonOption = False) -> None:
     if summary["references"]:
         references = Table("reference", "by", "topic", "table", "fields", title="References")
         for each in summary["references"]:
-            cells = (each["name"], each["key"], each["topic"], each["table"])
+            cells = (each["name"], ", ".join(each["key_fields"]), each["topic"], each["table"])
             references.add_row(*cells, ", ".join(each["fields"]))
         console.print(references)
     columns = Table(title="Columns, in the model's order")
@@ -188,7 +188,7 @@ def summarise(compiled: Plan, applied: dict[str, Any] | None) -> dict[str, Any]:
         "references": [
             {
                 "name": each.name,
-                "key": each.key_column,
+                "key_fields": list(each.key_fields),
                 "stage": compiled.stages[each.stage].name,
                 "topic": each.topic,
                 "table": each.table,

@@ -138,7 +138,7 @@ def test_plan_shows_references_and_their_topics(tmp_path: Path) -> None:
     assert plan["references"] == [
         {
             "name": "lease",
-            "key": "shop_id",
+            "key_fields": ["shop_id"],
             "stage": "shop",
             "topic": "shops.lease.v2",
             "table": "reference_lease",
