@@ -262,6 +262,28 @@ def test_version_is_read_as_values_in_order() -> None:
     assert Contract(PLAN, PLAN.event_topic).names[0] == "pay_id"
 
 
+def test_reference_about_several_fields_has_each_in_its_topic_and_its_table() -> None:
+    deals = Reference(
+        "pay.deal.v1",
+        key=Entity("terminal_id", "customer_id"),
+        time="from",
+        fields={"discount": Integer()},
+    )
+    plan = plan_of([deals.discount, count(by=customer, over=days(1))])
+    contract = Contract(plan, "pay.deal.v1")
+    assert contract.names == ("terminal_id", "customer_id", "from", "discount")
+    told = {"terminal_id": "m", "customer_id": "c", "from": VERSION["since"], "discount": 7}
+    assert contract.read(json.dumps(told).encode()) == ("m", "c", 1_000_000, 7)
+    assert lake.schema("reference_deal", plan).names[4:] == [
+        *("terminal_id", "customer_id", "terminal_customer_key"),
+        *("discount", "terminal_customer_seq"),
+    ]
+    assert plan.columns[0].meaning == (
+        "discount in pay.deal.v1 for the event's terminal_id and customer_id, as of its time; "
+        "0 where it has none"
+    )
+
+
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [

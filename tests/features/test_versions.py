@@ -92,6 +92,8 @@ def test_one_batch_may_bring_more_keys_and_versions_than_there_is_room_for() -> 
     rows = [("v", f"{'key' * 20}{n % 4000}", n, n) for n in range(9000)]
     fold(versions, rows)
     assert versions.entries == 9000
+    packed, versions = versions.pack(), Versions(SCHEMA)
+    versions.unpack(packed)
     asked = [("e", key, 9000, 0) for _, key, _, _ in rows[5000:9000]]
     assert fold(versions, asked) == [values(n) for n in range(5000, 9000)]
     assert versions.nbytes > 9000 * (8 + 8 + 8)

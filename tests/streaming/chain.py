@@ -20,6 +20,7 @@ from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
 from features.plan import Plan, compile_plan
 from features.settings import settings
+from features.types import FieldType
 from features.vocabulary import (
     Category,
     Entity,
@@ -27,6 +28,7 @@ from features.vocabulary import (
     Feature,
     FeatureSet,
     Float,
+    Integer,
     Label,
     Money,
     Reference,
@@ -66,7 +68,7 @@ def plan_of(name: str) -> Plan:
         fields={"person_id": Text(token=True), "shop_id": Text(), "price": Money("EUR", min=0)},
     )
     refunds = Label(f"{name}.refund.v1", of=sales, field="refunded", known_after=hours(2))
-    fields = {"limit": Money("EUR"), "tier": Category("low", "high")}
+    fields: dict[str, FieldType] = {"limit": Money("EUR"), "tier": Category("low", "high")}
     accounts = Reference(f"{name}.account.v1", key=person, time="valid_from", fields=fields)
     leases = Reference(
         f"{name}.lease.v1",
@@ -74,12 +76,15 @@ def plan_of(name: str) -> Plan:
         time="since",
         fields={"rate": Float(decimals=2, min=0), "owner": Text(token=True)},
     )
+    fields = {"discount": Integer(min=0, max=99)}
+    deals = Reference(f"{name}.deal.v1", key=labelled, time="from", fields=fields)
     looked_up: list[Feature] = [
         accounts.tier,
         (accounts.limit - sales.price).named("left"),
         leases.rate,
         category_hash(leases.owner, 1000),
         is_known(leases),
+        *([deals.discount] if name.endswith("_pair") else []),
     ]
     return compile_plan(
         FeatureSet(
@@ -128,6 +133,11 @@ def account(person: str, second: float, limit: int, tier: str = "low") -> dict[s
 def lease(shop: str, second: float, rate: float, owner: str = "me") -> dict[str, Any]:
     """A version of the reference on shops, from `second` on."""
     return {"shop_id": shop, "since": moment(second), "rate": rate, "owner": owner}
+
+
+def deal(shop: str, person: str, second: float, discount: int) -> dict[str, Any]:
+    """A version of the reference on a shop's dealings with a person, from `second` on."""
+    return {"shop_id": shop, "person_id": person, "from": moment(second), "discount": discount}
 
 
 def moment(second: float) -> str:
