@@ -167,9 +167,11 @@ class Mismatch:
 def draw(number: int) -> Case:
     """The case of a number."""
     chance = random.Random(number)
-    plan = _draw_plan(chance)
+    # With chances of their own, references leave the rest of the case as it was without them.
+    apart = random.Random(f"references of {number}")
+    plan = _draw_plan(chance, apart)
     met: Counter[str] = Counter()
-    rows = _draw_log(chance, plan, met)
+    rows = _draw_log(chance, apart, plan, met)
     windows = [window for stage in plan.stages for window in stage.windows]
     met["condition on a field"] += any(window.where >= 0 for window in windows)
     met["empty window"] += any(window.delay_us for window in windows)
@@ -179,7 +181,7 @@ def draw(number: int) -> Case:
     return Case(number, plan, rows, met)
 
 
-def _draw_plan(chance: random.Random) -> Plan:
+def _draw_plan(chance: random.Random, apart: random.Random) -> Plan:
     who, shop = Entity("who_id"), Entity("shop_id")
     pair = Entity(*chance.sample(["who_id", "shop_id", "till"], chance.choice([2, 2, 3])))
     largest = chance.choice([10, 10**6, 9 * 10**12])
@@ -240,8 +242,8 @@ def _draw_plan(chance: random.Random) -> Plan:
         )
         wanted[made.name] = made
     columns: list[Feature] = [*chance.sample(_expressions(sale, who, shop), chance.randrange(3))]
-    for of_one in chance.sample(_references(who, shop, pair), chance.choice([0, 0, 1, 2, 4])):
-        columns += chance.sample(_looked_up(sale, of_one), chance.randrange(1, 5))
+    for of_one in apart.sample(_references(who, shop, pair), apart.choice([0, 0, 1, 2, 4])):
+        columns += apart.sample(_looked_up(sale, of_one), apart.randrange(1, 5))
     wanted |= {column.name: column for column in columns}
     feature_set = FeatureSet("proof", event=sale, label=refund, features=[*wanted.values()])
     return dataclasses.replace(compile_plan(feature_set), partitions=1)
@@ -298,7 +300,9 @@ def _looked_up(sale: Event, of: Reference) -> list[Feature]:
     return found
 
 
-def _draw_log(chance: random.Random, plan: Plan, met: Counter[str]) -> list[Row]:
+def _draw_log(
+    chance: random.Random, apart: random.Random, plan: Plan, met: Counter[str]
+) -> list[Row]:
     """Rows as ingest stamps them: late events have been taken out."""
     events: list[Row] = []
     rows: list[Row] = []
@@ -353,8 +357,8 @@ def _draw_log(chance: random.Random, plan: Plan, met: Counter[str]) -> list[Row]
             rows.append(_label(event, chance.randrange(2)))
             labelled[event["event_id"]] = rows[-1]["refunded"]
             met["label before its event"] += event["event_id"] not in arrived
-        if plan.references and chance.random() < 0.12:
-            version = _draw_version(chance, plan, versions, keys, now_us, pace_us)
+        if plan.references and apart.random() < 0.12:
+            version = _draw_version(apart, plan, versions, keys, now_us, pace_us)
             from_us, chain = version["event_time_us"], _chain(plan, version)
             others = [e["event_time_us"] for e in versions if chain == _chain(plan, e)]
             met["version out of order"] += any(other > from_us for other in others)
