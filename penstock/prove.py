@@ -16,6 +16,7 @@ disagree.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import random
@@ -24,7 +25,9 @@ import struct
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -664,12 +667,37 @@ def snippet(mismatch: Mismatch) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one case: which conditions it met and which aggregations it used."""
+
+    met: frozenset[str]
+    used: frozenset[str]
+    events: int
+    features: int
+    mismatch: Mismatch | None
+
+
+def outcome(number: int) -> Outcome:
+    """Draw a case and compare its executors."""
+    case = draw(number)
+    windows = [window for stage in case.plan.stages for window in stage.windows]
+    return Outcome(
+        met=frozenset(condition for condition, times in case.met.items() if times),
+        used=frozenset(window.aggregation for window in windows),
+        events=sum(row["kind"] == KIND_EVENT for row in case.rows),
+        features=len(windows),
+        mismatch=compare(case),
+    )
+
+
 def prove(
     cases: int,
     first: int = 0,
     say: Callable[[int], None] = lambda _: None,
     spark: SparkSession | None = None,
     spark_cases: int = 0,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Compare cases `first` to `first + cases`; stops at the first disagreement.
 
@@ -680,34 +708,35 @@ def prove(
         how many cases each condition was met), `aggregations` (in how many cases each was used),
         `mismatches`, and `counterexample`: the shrunk case as a snippet, or None.
     """
+    in_spark: list[int] = []
+    if spark is not None:
+        in_spark = [first + n * cases // spark_cases for n in range(spark_cases)]
     coverage: Counter[str] = Counter(dict.fromkeys(CONDITIONS, 0))
     used: Counter[str] = Counter(dict.fromkeys(aggregations(), 0))
     events: list[int] = []
-    columns: list[int] = []
+    features: list[int] = []
     values = 0
     bad: Mismatch | None = None
-    in_spark: set[int] = set()
-    if spark is not None:
-        in_spark = {first + n * cases // spark_cases for n in range(spark_cases)}
-    for number in range(first, first + cases):
-        case = draw(number)
-        executors = dict(EXECUTORS)
-        if number in in_spark and spark is not None:
-            executors["spark"] = functools.partial(by_spark, spark=spark)
-        bad = compare(case, executors)
-        coverage.update(condition for condition, times in case.met.items() if times)
-        windows = [window for stage in case.plan.stages for window in stage.windows]
-        used.update({window.aggregation for window in windows})
-        events.append(sum(row["kind"] == KIND_EVENT for row in case.rows))
-        columns.append(len(windows))
-        values += events[-1] * columns[-1] * len(executors)
-        say(number - first + 1)
-        if bad is not None:
-            break
+    with _outcomes(range(first, first + cases), processes) as outcomes:
+        # The others are at work while Spark is.
+        for number in in_spark:
+            case = draw(number)
+            bad = bad or compare(case, {"spark": functools.partial(by_spark, spark=spark)})
+        for done, found in enumerate(outcomes, 1):
+            coverage.update(found.met)
+            used.update(found.used)
+            events.append(found.events)
+            features.append(found.features)
+            executors = len(EXECUTORS) + (first + done - 1 in in_spark)
+            values += found.events * found.features * executors
+            say(done)
+            bad = bad or found.mismatch
+            if bad is not None:
+                break
     return {
         "cases": len(events),
         "events": statistics.median(events),
-        "features": statistics.median(columns),
+        "features": statistics.median(features),
         "values": values,
         "executors": ["reference", *EXECUTORS, *(["spark"] if in_spark else [])],
         "spark_cases": len(in_spark),
@@ -716,3 +745,16 @@ def prove(
         "mismatches": int(bad is not None),
         "counterexample": snippet(shrink(bad)) if bad is not None else None,
     }
+
+
+@contextlib.contextmanager
+def _outcomes(numbers: range, processes: int) -> Iterator[Iterator[Outcome]]:
+    """The outcome of each case, in order; work begins at once where there are processes for it."""
+    if processes == 1:
+        yield map(outcome, numbers)
+        return
+    pool = ProcessPoolExecutor(processes, get_context("spawn"))
+    try:
+        yield pool.map(outcome, numbers, chunksize=10)
+    finally:
+        pool.shutdown(cancel_futures=True)

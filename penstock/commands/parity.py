@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Annotated
 
 import typer
@@ -65,6 +66,8 @@ def prove(
     """
     from penstock.prove import prove as run
 
+    # A process takes seconds to be ready.
+    processes = 1 if cases < 100 else os.cpu_count() or 1
     console = Console(stderr=True)
     with Progress(console=console) as progress:
         task = progress.add_task("cases", total=cases)
@@ -76,9 +79,9 @@ def prove(
             from features.spark import session
 
             with session("penstock parity prove") as own:
-                result = run(cases, first, show, own, min(spark, cases))
+                result = run(cases, first, show, own, min(spark, cases), processes)
         else:
-            result = run(cases, first, show)
+            result = run(cases, first, show, processes=processes)
     if as_json:
         print(json.dumps(result, indent=2))
     else:
