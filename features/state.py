@@ -51,6 +51,11 @@ class State:
         """Memory of all of it, room to grow included."""
         return sum(int(array.nbytes) for array in (*self._known, *self._arena))
 
+    @property
+    def bytes_by_key(self) -> int:
+        """That part of the memory which is there for keys, not for entries."""
+        return self.nbytes - int(self._arena.held.nbytes)
+
     def slots(self, keys: pa.Array) -> npt.NDArray[np.int64]:
         """The slot of each key, int64 [n]; new keys get one."""
         out = np.empty(len(keys), np.int64)
