@@ -350,9 +350,6 @@ def compile_plan(feature_set: FeatureSet) -> Plan:
     values = plan.to_dict()
     for name in SILENT:
         del values[name]
-    if not references:
-        # As it was before there were any.
-        del values["references"]
     for column in values["columns"]:
         for name in SILENT_OF_COLUMN:
             del column[name]

@@ -206,6 +206,16 @@ def test_change_of_a_reference_alters_values_and_is_shown() -> None:
     assert "+ reference merchant" in list(map(str, added))
 
 
+def test_stage_of_a_reference_changes_with_the_columns_that_move_it() -> None:
+    looked_up: list[Feature] = [merchants.rate, models.size]
+    before, after = plan_of(looked_up), plan_of([*looked_up, count(by=terminal, over=days(1))])
+    assert [each.stage for each in before.references] == [1, 2]
+    assert [each.stage for each in after.references] == [2, 1]
+    told = list(map(str, changes.changes(before.to_dict(), after.to_dict())))
+    assert "+ column terminal_count_1d" in told
+    assert not [line for line in told if "reference" in line]
+
+
 def test_lake_has_a_table_for_each_reference() -> None:
     assert lake.tables(PLAN)[-3:] == ("reference_merchant", "reference_kind", "reference_clients")
     time = pa.timestamp("us", tz="UTC")
