@@ -166,7 +166,7 @@ def _follows(path: _Path) -> bool:
     if path[-1] in _FOLLOWS.get(path[0], ()):
         return True
     # A window comes and goes with the column that is it, or reads it.
-    return path[0] == "stages" and path[-2] == "windows"
+    return path[0] == "stages" and path[-2:-1] == ("windows",)
 
 
 def _name(path: _Path) -> str:
