@@ -27,7 +27,7 @@ _SINGULAR = {
 _FOLLOWS = {
     "stages": {
         *("index", "topic", "windows", "retention_us", "uses_label"),
-        *("outputs", "conditions", "where"),
+        *("outputs", "conditions", "where", "key_fields"),
     },
     "label": {"stage", "keys"},
     "references": {"stage"},

@@ -61,7 +61,14 @@ ROW_COLUMNS = (
 )
 """Every row begins with these (features/wire.py says what they are)."""
 
-LAKE_COLUMNS = ("event_time", "event_date", "broker_time", "known_time", "fingerprint")
+LAKE_COLUMNS = (
+    "event_time",
+    "event_date",
+    "broker_time",
+    "watermark",
+    "known_time",
+    "fingerprint",
+)
 """What the lake's tables have beside a row's columns (features/lake.py)."""
 
 REFERENCE_COLUMNS = ("origin_partition", "origin_offset", "broker_time", "valid_from")
@@ -424,6 +431,12 @@ def _check_reference(reference: Reference, event: Event, topics: list[str]) -> N
             f"the reference {reference.name!r} reads {reference.topic!r}, which is read already",
             "give it a topic of its own",
         )
+    if reference.topic.endswith((".dlq", ".late")) or reference.topic.split(".")[1:2] == ["scored"]:
+        raise wrong(
+            reference.place,
+            f"the reference {reference.name!r} reads {reference.topic!r}, which Penstock writes",
+            "give it a topic of its own",
+        )
     for name in reference.fields:
         if name in (*REFERENCE_COLUMNS, reference.key.key, f"{reference.key.name}_seq"):
             raise wrong(
@@ -449,41 +462,33 @@ def _reference(reference: Reference, stages: tuple[StagePlan, ...]) -> Reference
 def _refuse_taken_names(
     feature_set: FeatureSet, stages: tuple[StagePlan, ...], references: list[Reference]
 ) -> None:
-    """A row has one column of a name."""
+    """A row has one column of a name, to SQL's eyes, which see no difference of case."""
     taken = dict.fromkeys((*ROW_COLUMNS, *LAKE_COLUMNS), "a column of every row")
-    taken |= {stage.seq_column: "a column of every row" for stage in stages}
+
+    def claim(name: str, place: Place, what: str, mend: str, whose: str) -> None:
+        if name.lower() in taken:
+            raise wrong(place, f"the {what} {name!r} is {taken[name.lower()]}", mend)
+        taken[name.lower()] = whose
+
     for stage in stages:
+        taken[stage.seq_column] = "a column of every row"
         if len(stage.key_fields) > 1:
-            taken[stage.key_column] = f"the key made of {' and '.join(stage.key_fields)}"
+            taken[stage.key_column.lower()] = f"the key made of {' and '.join(stage.key_fields)}"
     event, label = feature_set.event, feature_set.label
     for name in event.fields:
-        if name in taken:
-            raise wrong(
-                feature_set.place, f"the field {name!r} is {taken[name]}", "give it another name"
-            )
-        taken[name] = f"a field of {event.topic!r}"
+        whose = f"a field of {event.topic!r}"
+        claim(name, feature_set.place, "field", "give it another name", whose)
     if label is not None:
-        if label.field in taken:
-            raise wrong(
-                label.place, f"the label {label.field!r} is {taken[label.field]}", "rename it"
-            )
-        taken[label.field] = f"the label of {label.topic!r}"
+        claim(label.field, label.place, "label", "rename it", f"the label of {label.topic!r}")
     for reference in references:
         for column in map(reference.column, reference.fields):
-            if column in taken:
-                raise wrong(
-                    reference.place,
-                    f"the column {column!r} of {reference.topic!r} is {taken[column]}",
-                    "give the reference another name=",
-                )
-            taken[column] = f"a column of {reference.topic!r}"
+            what, mend = f"column of {reference.topic!r}", "give the reference another name="
+            claim(column, reference.place, what, mend, f"a {what}")
     for feature in feature_set.features:
+        own = isinstance(feature, FieldRef) and feature.reference is None
         for name in _names(feature):
-            own = isinstance(feature, FieldRef) and feature.reference is None
-            if name in taken and not own:
-                raise wrong(
-                    feature.place, f"the feature {name!r} is {taken[name]}", "give it another name"
-                )
+            if not own or name not in event.fields:
+                claim(name, feature.place, "feature", "give it another name", "another feature")
 
 
 def _names(feature: Feature) -> tuple[str, ...]:

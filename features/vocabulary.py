@@ -8,6 +8,7 @@ line that wrote it, so that a mistake names its place.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import itertools
 import math
@@ -377,6 +378,7 @@ class Event:
         self._place = _caller()
         if lateness < 0:
             raise wrong(self._place, f"lateness is {lateness} µs", "give a duration of 0 or more")
+        _refuse_odd_names(self.fields, self._place)
         for name in (id, time):
             if name in self.fields:
                 raise wrong(
@@ -483,6 +485,7 @@ class Reference:
             )
         if not self.fields:
             raise wrong(self.place, f"{topic!r} has no fields", "declare what is looked up")
+        _refuse_odd_names(self.fields, self.place)
         for taken in (*key.fields, time):
             if taken in self.fields:
                 raise wrong(
@@ -512,6 +515,13 @@ class Reference:
         if name.startswith("_") or "fields" not in self.__dict__:
             raise AttributeError(name)
         return self[name]
+
+
+def _refuse_odd_names(fields: dict[str, FieldType], place: Place) -> None:
+    """A field is a column of rows, of tables and of SQL."""
+    for name in fields:
+        if not isinstance(name, str) or not name.isidentifier():
+            raise wrong(place, f"a field is named {name!r}", "use letters, digits and _")
 
 
 def _reference_name(topic: str) -> str:
@@ -557,8 +567,7 @@ class Window(_Comparable):
             f"{self.entity.name}_{what}{self.aggregation}{ending}_{over}{after}{coarse}{only}"
             for ending in aggregations()[self.aggregation].columns(self.terms)
         ]
-        # Conditions and percentiles bring dots, signs and spaces, which Spark and SQL misread.
-        return tuple(re.sub(r"[^0-9A-Za-z_]", "_", name) for name in names)
+        return tuple(map(_column_name, names))
 
     @property
     def name(self) -> str:
@@ -575,6 +584,17 @@ def _is_number(given: Any) -> bool:
     if isinstance(given, bool) or not isinstance(given, int | float):
         return False
     return abs(given) <= sys.float_info.max
+
+
+def _column_name(name: str) -> str:
+    """The name in letters, digits and _; conditions bring dots, signs and texts besides.
+
+    Texts that would look alike then are told apart by a hash.
+    """
+    plain = re.sub(r"[^0-9A-Za-z_]", "_", name)
+    if re.fullmatch(r"[0-9A-Za-z_.-]*", name):
+        return plain
+    return f"{plain}_{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,8 @@ def log1p(x: float) -> float:
     u = 1.0 + x
     if u == 1.0:
         return x
-    return log(u) * x / (u - 1.0)
+    # So far out 1 is nothing beside x, and a product with it may overflow.
+    return log(x) if x > 1e300 else log(u) * x / (u - 1.0)
 
 
 @njit(cache=True)

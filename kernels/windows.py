@@ -135,12 +135,14 @@ def _insert(
         )
         if t > until:
             continue
+        # What is settled may have left before its time: a label can still come to it.
+        has_left = t <= after or at < arena.cursors[slot, r, 0]
         arena.cursors[slot, r, 1] += 1
         for e in range(spec.extreme_first[r], spec.extreme_first[r + 1]):
             for b in range(4):
-                if t <= after or at < arena.bounds[slot, e, b]:
+                if has_left or at < arena.bounds[slot, e, b]:
                     arena.bounds[slot, e, b] += 1
-        if t <= after:
+        if has_left:
             arena.cursors[slot, r, 0] += 1
             continue
         come(
@@ -406,6 +408,9 @@ def fold_rows(
             continue
         slot, t = slots[i], times[i]
         if length[slot] == 0:
+            if is_label[i] and not labels[i]:
+                # Of a key without entries it says nothing, and no room was asked for it.
+                continue
             begin_segment(arena, slot, t)
         begin, n = np.int64(start[slot]), np.int64(length[slot])
         at = n

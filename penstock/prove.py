@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -37,6 +38,7 @@ from features import reference
 from features.aggregations import aggregations
 from features.coding import composite_key, derived_columns, pack_position, unpack_position
 from features.fold import Fold
+from features.layout import Layout
 from features.plan import Plan, ReferencePlan, compile_plan
 from features.reference import Fact
 from features.types import (
@@ -101,7 +103,7 @@ START_US = 1_767_225_600_000_000
 
 OVERS = (seconds(30), minutes(1), minutes(7), hours(1), hours(5), days(1), days(40))
 DELAYS = (0, 0, 0, seconds(1), minutes(3), hours(2))
-RESOLUTIONS = (0, 0, 0, 0, seconds(10), minutes(1))
+RESOLUTIONS = (0, 0, 0, 0, seconds(10), minutes(1), hours(1), days(2))
 LATENESS_US = hours(1)
 AWKWARD = ("", "a", "aa", "1:a", "1:", ":a", "a:", "3:a", "ż", "żż", "s0")
 """Texts that run into each other where keys are put together carelessly."""
@@ -128,6 +130,7 @@ CONDITIONS = (
     "expiry",
     "growth",
     "hot key",
+    "entries merged",
     "condition on a field",
     "empty window",
     "coarse window",
@@ -325,6 +328,8 @@ def _draw_log(
     keys = {"who_id": people, "shop_id": shops, "till": shops[:2]}
     for number in range(chance.randrange(180, 260)):
         now_us += chance.choice([0, 0, 1, pace_us, pace_us, 3 * pace_us])
+        # The last one rests for a long time, and then is back.
+        awake = people[:-1] if len(people) > 1 and 60 <= number < 160 else people
         fate = chance.random()
         if fate < 0.05 and events:
             event = chance.choice(events[-5:])
@@ -338,7 +343,7 @@ def _draw_log(
                 "kind": KIND_EVENT,
                 "event_id": f"e{number}",
                 "event_time_us": now_us - back_us,
-                "who_id": people[0] if hot and chance.random() < 0.8 else chance.choice(people),
+                "who_id": people[0] if hot and chance.random() < 0.8 else chance.choice(awake),
                 "shop_id": chance.choice(shops),
                 "till": chance.choice(shops[:2]),
                 "price": chance.choice([0, price.minimum, price.maximum])
@@ -389,13 +394,15 @@ def _draw_log(
                 for e in versions
             )
         if chance.random() < 0.3:
-            about = chance.choice(events[-40:])
+            # Some speak of what every window has left behind.
+            about = chance.choice(events if chance.random() < 0.2 else events[-40:])
             verdict = chance.randrange(2)
             met["label after its event"] += about["event_id"] in arrived
             met["label changed"] += labelled.get(about["event_id"], verdict) != verdict
             labelled[about["event_id"]] = verdict
             rows.append(_label(about, verdict))
     met["hot key"] += hot
+    met["entries merged"] += _merges(plan, rows, newest_us)
     longest_us = max(stage.retention_us for stage in plan.stages)
     met["expiry"] += newest_us - START_US > longest_us + LATENESS_US
     met["growth"] += len(rows) > 100
@@ -412,6 +419,22 @@ def _draw_log(
         }
         for offset, row in enumerate(rows)
     ]
+
+
+def _merges(plan: Plan, rows: list[Row], newest_us: int) -> bool:
+    """Whether a stage can keep two of the events as one row (`resolution=`)."""
+    for stage in plan.stages:
+        spec = Layout(stage).spec
+        seen = set()
+        for row in rows:
+            settled = row["event_time_us"] <= newest_us - LATENESS_US - spec.exact_us
+            if row["kind"] == KIND_EVENT and spec.block_us and settled:
+                fields = (row[name] for name in stage.key_fields)
+                block = (*fields, -(-row["event_time_us"] // spec.block_us))
+                if block in seen:
+                    return True
+                seen.add(block)
+    return False
 
 
 def _draw_version(
@@ -577,6 +600,9 @@ def _parts(chance: random.Random, rows: list[Row]) -> list[list[Row]]:
     return [rows[begin : begin + length] for begin, length in _cuts(chance, len(rows))]
 
 
+_ROWS_PER_BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
+
+
 def by_spark(plan: Plan, rows: list[Row], spark: SparkSession) -> list[Row]:
     """The backfill's stages over a table of the rows, in the order of their log."""
     from features.backfill import fold_stage
@@ -592,13 +618,20 @@ def by_spark(plan: Plan, rows: list[Row], spark: SparkSession) -> list[Row]:
     table = pa.Table.from_batches([_batch(plan, rows)]).select(columns)
     for name in ("arrival_us", *(stage.seq_column for stage in plan.stages)):
         table = table.append_column(name, table["origin_offset"])
+    # There is one partition: what has been heard of it is what every stage has heard.
+    stamps = np.maximum.accumulate([row.get("watermark_us", 0) for row in rows])
+    table = table.append_column("watermark_us", pa.array(stamps, pa.int64()))
     # Through files, as the lake's rows come and go.
     with tempfile.TemporaryDirectory() as folder:
         pq.write_table(table, f"{folder}/rows.parquet")
         frame = spark.read.parquet(f"{folder}/rows.parquet")
         for stage in plan.stages:
-            frame = fold_stage(frame, plan, stage)
+            frame = fold_stage(frame, plan, stage, first_logged_us=0)
+        # Keys go on from batch to batch.
+        usual = spark.conf.get(_ROWS_PER_BATCH)
+        spark.conf.set(_ROWS_PER_BATCH, "20")
         frame.write.parquet(f"{folder}/folded")
+        spark.conf.set(_ROWS_PER_BATCH, usual)
         folded = pq.read_table(f"{folder}/folded")
     return folded.sort_by("origin_offset").to_pylist()
 

@@ -136,15 +136,13 @@ def _in_log(plan: Plan, stage: StagePlan, rows: pa.RecordBatch) -> npt.NDArray[n
 
 def _history(plan: Plan) -> Iterator[pa.RecordBatch]:
     """The imported rows of the lake in the order of arrival, a date at a time."""
-    table = lake.open_table("events")
-    if table is None:
-        return
-    dataset = table.to_pyarrow_dataset()
+    table: Any = lake.open_table("events")
     imported = pc.field("origin_partition") == lake.HISTORY_PARTITION
     labels = _labels(plan)
     waiting = [*([labels] if labels is not None else []), *_versions(plan)]
     for day in _dates(table):
-        found = dataset.to_table(filter=imported & (pc.field("event_date") == day))
+        on_day = imported & (pc.field("event_date") == day)
+        found = table.to_pyarrow_dataset().to_table(filter=on_day)
         if found.num_rows == 0:
             continue
         events = _events(plan, found)
@@ -158,6 +156,8 @@ def _history(plan: Plan) -> Iterator[pa.RecordBatch]:
 
 
 def _dates(table: Any) -> list[date]:
+    if table is None:
+        return []
     return sorted({date.fromisoformat(str(p["event_date"])) for p in table.partitions()})
 
 

@@ -7,12 +7,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from features.settings import settings
+from features.spark import session
 from penstock.stack.provision import cache_folder
 from penstock.stack.stack import Stack
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 PROJECT = Path(__file__).parents[1]
 
@@ -74,3 +79,10 @@ def _watch(session: SessionStack) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+
+
+@pytest.fixture(scope="session")
+def spark(stack: SessionStack) -> "Iterator[SparkSession]":
+    """One Spark session for all tests; of the stack it needs only Java and the Delta jars."""
+    with session("penstock tests") as running:
+        yield running

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyspark.sql import SparkSession
 
 from features import lake, parity, quality
 from features.backfill import backfill
@@ -28,7 +29,7 @@ PATIENCE_S = 120
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[SessionStack]:
+def own_stack() -> Iterator[SessionStack]:
     """A stack whose services were told of the example's folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PENSTOCK_DEFINITIONS", str(EXAMPLE / "definitions"))
@@ -56,11 +57,11 @@ def produced(folder: Path, topic: str, table: str, *options: str) -> list[dict[s
 
 
 @pytest.fixture(scope="module")
-def folder(stack: SessionStack, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(own_stack: SessionStack, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """For what is sent, with the services at work."""
-    stack.require("kafka", "registry", "redis")
+    own_stack.require("kafka", "registry", "redis")
     penstock("apply")
-    stack.require(*SERVICES)
+    own_stack.require(*SERVICES)
     return tmp_path_factory.mktemp("sent")
 
 
@@ -107,11 +108,11 @@ def test_every_reading_is_in_the_lake_as_often_as_it_was_sent(sent: list[dict[st
 
 
 def test_stream_equals_the_backfill_and_keeps_what_was_declared(
-    sent: list[dict[str, Any]],
+    sent: list[dict[str, Any]], spark: SparkSession
 ) -> None:
     plan = load_plan("sensors")
     folded = sum(verdict == "folded" for verdict in lake.read("events")["verdict"].to_pylist())
-    made = backfill(plan)
+    made = backfill(plan, spark=spark)
     assert (made["rows"], made["disagreements"]) == (folded, 0)
     compared = parity.measure(plan)
     assert (compared["rows"], compared["mismatches"]) == (folded, 0)

@@ -1,21 +1,12 @@
-"""One Spark session for the tests of the history side, and a lake of its own for each module."""
+"""A lake of its own for each module of tests."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pyspark.sql import SparkSession
 
 from features.settings import settings
-from features.spark import session
 from tests.conftest import SessionStack
-
-
-@pytest.fixture(scope="session")
-def spark(stack: SessionStack) -> Iterator[SparkSession]:
-    """Needs no part of the stack, only its Java and its Delta jars."""
-    with session("penstock tests") as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -15,14 +15,19 @@ from features.fold import Fold
 from features.plan import compile_plan
 from features.reference import Fact
 from features.vocabulary import (
+    Category,
     Entity,
     Event,
     FeatureSet,
+    Integer,
     Label,
     Money,
     Text,
     count,
+    days,
+    entropy,
     first,
+    histogram,
     hours,
     label_count,
     last,
@@ -36,6 +41,7 @@ from features.vocabulary import (
     seconds_since_last,
     std,
     sum,
+    top_k,
 )
 from features.wire import DUPLICATE
 from tests.features.rows import batch
@@ -311,3 +317,49 @@ def test_expiry_waits_for_the_upstream_partition_that_lags_behind() -> None:
     behind = fold_one(2000, 300, 1, 0)
     assert behind["shop_count_1h_delay_30m"] == 60.0
     assert fold.entries == 2001
+
+
+def test_label_of_an_event_that_was_merged_changes_no_window() -> None:
+    reading = Event(
+        "house.reading.v1",
+        id="reading_id",
+        time="at",
+        key=person,
+        lateness=hours(1),
+        fields={"person_id": Text(), "sort": Category("x", "y"), "size": Integer(min=0, max=100)},
+    )
+    alarm = Label("house.alarm.v1", of=reading, field="is_true", known_after=hours(24))
+    near = {"by": person, "over": hours(2)}
+    features = [
+        count(by=person, over=days(40), resolution=days(1)),
+        histogram(reading.size, edges=[5, 50], **near),
+        top_k(reading.sort, k=1, **near),
+        entropy(reading.sort, **near),
+        label_count(alarm.is_true, **near),
+    ]
+    plan = compile_plan(FeatureSet("house", event=reading, label=alarm, features=features))
+    plan = dataclasses.replace(plan, partitions=1)
+    log: list[Fact] = []
+    fold = Fold(plan, 0)
+
+    def folds(at: int, hour: int, who: str = "k", label: bool | None = None) -> None:
+        time_us = days(20_000) + hours(hour)
+        kind = 0 if label is None else 1
+        values = {"sort": "xy"[hour % 2], "size": hour}
+        row = {"event_id": f"e{hour}", "event_time_us": time_us, "person_id": who, "kind": kind}
+        row |= {"origin_log": kind, "position_log": kind, "position_seq": at << 20}
+        row |= {"is_true": int(label)} if label is not None else values | {"watermark_us": time_us}
+        log.append(Fact(f"e{hour}", time_us, who, values if label is None else {}, label))
+        (found,) = fold.fold(batch(plan, [row]), 0, at).to_pylist()
+        for name, expected in reference.stage_columns(plan, plan.stages[0], log)[-1].items():
+            assert found[name] == expected, (hour, name)
+
+    folds(0, 1)
+    folds(1, 2)
+    # Time goes on for another key, and a snapshot lets go of what is settled.
+    folds(2, 20, who="other")
+    snapshot, fold = fold.snapshot(), Fold(plan, 0)
+    fold.restore(snapshot)
+    folds(3, 1, label=True)
+    folds(4, 21)
+    folds(5, 22)

@@ -557,6 +557,6 @@ def test_name_of_a_window_has_letters_digits_and_underscores(tmp_path: Path) -> 
     assert compile_plan(define(tmp_path, body)).column_names == [
         "customer_count_1d_where_heat_gt_0_5",
         "customer_count_1d_where_size_gt__5",
-        "customer_count_1d_where_place_in_C_te_d_Or",
+        "customer_count_1d_where_place_in_C_te_d_Or_404264",
         "customer_size_percentile_p99_9_1d",
     ]
