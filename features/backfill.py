@@ -68,11 +68,13 @@ def backfill(
     Raises:
         PenstockError: the lake has no events yet.
     """
-    if lake.open_table("events") is None:
+    events = lake.open_table("events")
+    if events is None:
         raise PenstockError(
             f"there are no events at {lake.table_uri('events')}; stream some, or write a history "
             "with `penstock generate history`"
         )
+    lake.refuse_other_columns(events, lake.schema("events", plan))
     started = time.monotonic()
     if spark is None:
         say("starting Spark")

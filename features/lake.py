@@ -131,6 +131,21 @@ def first_logged_us() -> int:
     return int(pc.min(logged).as_py()) if len(logged) else 2**63 - 1
 
 
+def refuse_other_columns(table: DeltaTable, wanted: pa.Schema) -> None:
+    """Refuse a table that lacks columns, as one that an earlier Penstock has written.
+
+    Raises:
+        PenstockError: names the columns.
+    """
+    lacking = set(wanted.names) - {field.name for field in table.schema().fields}
+    if lacking:
+        raise PenstockError(
+            f"the table at {table.table_uri} has no column {', '.join(sorted(lacking))}: it "
+            "was written for another definition, or by another version of Penstock; set "
+            "PENSTOCK_LAKE_URI to a new folder"
+        )
+
+
 def transaction_version(table: str, app_id: str) -> int:
     """The version an application last committed to a table, or -1."""
     found = open_table(table)
@@ -159,6 +174,7 @@ def append(table: str, rows: pa.Table, transactions: dict[str, int] | None = Non
     for _ in range(5):
         handle = open_table(table)
         if handle is not None:
+            refuse_other_columns(handle, rows.schema)
             for app, version in wanted.items():
                 held = handle.transaction_version(app)
                 if held is not None and held >= version:

@@ -51,6 +51,30 @@ def test_every_table_can_be_written_and_read_back(table: str) -> None:
     assert found.metadata().partition_columns == wanted
 
 
+def test_table_that_lacks_a_column_is_refused_with_its_name() -> None:
+    lake.append("dead_letters", letters(1).drop_columns("payload"))
+    with pytest.raises(PenstockError, match="has no column payload"):
+        lake.append("dead_letters", letters(1))
+
+
+def test_first_logged_event_is_told_from_the_files() -> None:
+    schema = lake.schema("events", PLAN)
+
+    def write(partition: int, time_us: int) -> None:
+        row = {"origin_partition": partition, "origin_offset": 0, "event_id": "e"}
+        table = lake.pa.Table.from_pylist([row], schema=schema)
+        time = lake.pa.array([time_us]).cast(schema.field("event_time").type)
+        at = schema.get_field_index("event_time")
+        lake.append("events", table.set_column(at, schema.field("event_time"), time))
+
+    assert lake.first_logged_us() == 2**63 - 1
+    write(lake.HISTORY_PARTITION, 5_000)
+    assert lake.first_logged_us() == 2**63 - 1
+    write(0, 70_000)
+    write(3, 60_000)
+    assert lake.first_logged_us() == 60_000
+
+
 def test_missing_table_says_where_it_looked() -> None:
     with pytest.raises(PenstockError, match="no table 'scores' yet"):
         lake.read("scores")

@@ -194,6 +194,17 @@ def test_versions_are_folded_when_they_hold_and_outlive_any_history() -> None:
     assert then["lease__rate"] == 4 * 2 + int(then["shop_id"][-1]) + 1
 
 
+def test_versions_alone_are_folded() -> None:
+    plan = plan_of("t_bootstrap_versions_alone")
+    rows = [
+        {"valid_from": START_US, "shop_id": f"shop{n}", "rate": n, "owner": "o"}
+        | {"origin_partition": -1, "origin_offset": n}
+        for n in range(5)
+    ]
+    append(plan, plan.references[1].table, rows)
+    assert bootstrap(plan)["versions"] == 5
+
+
 def test_bootstrap_can_be_repeated_until_the_stages_run() -> None:
     plan = plan_of("t_bootstrap_twice")
     sales = made_sales(random.Random(1), 0, 20)
