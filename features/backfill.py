@@ -347,7 +347,7 @@ def fold_partition(
             last = batch.column(stage.key_column)[-1].as_py()
             if last != key:
                 key, settled_us = last, NEVER_US
-            if first_logged_us != NEVER_US:
+            if key is not None and first_logged_us != NEVER_US:
                 own = batch.filter(pc.equal(batch.column(stage.key_column), key))
                 settled_us = max(settled_us, _settled_us(plan, stage, own, first_logged_us))
             fold.keep_only(key, settled_us)

@@ -195,7 +195,7 @@ def test_versions_are_folded_when_they_hold_and_outlive_any_history() -> None:
 
 
 def test_versions_alone_are_folded() -> None:
-    plan = plan_of("t_bootstrap_versions_alone")
+    plan = plan_of("t_bootstrap_alone_looks_up")
     rows = [
         {"valid_from": START_US, "shop_id": f"shop{n}", "rate": n, "owner": "o"}
         | {"origin_partition": -1, "origin_offset": n}
