@@ -715,7 +715,8 @@ def _looked_up(feature: FieldRef, name: str, reference: Reference) -> Column:
         meaning = f"the place of {member} among its values, from 0, in {of}; -1 where it has none"
     else:
         meaning = f"{member} in {of}; 0 where it has none"
-    unit = "" if isinstance(feature.type, Category) else _unit(feature.type)
+    # As in arithmetic, a float is in its own unit.
+    unit = "" if isinstance(feature.type, Category | Float) else _unit(feature.type)
     return Column(name, "reference", unit, "", meaning, _formula(feature))
 
 
@@ -727,14 +728,15 @@ def _formula(of: Any) -> tuple[Any, ...]:
     if isinstance(of, int | float):
         return ("number", float(of))
     if isinstance(of, Window):
-        return ("column", of.name)
+        has_unit_of_field = not aggregations()[of.aggregation].unit
+        return _in_units(("column", of.name), of.of if has_unit_of_field else None)
     if isinstance(of, FieldRef):
         if isinstance(of.type, Category):
             return ("code", of.column, of.type.values)
         if isinstance(of.type, Text | Timestamp | Position | List):
             kind = type(of.type).__name__.lower()
             raise wrong(of.place, f"arithmetic with the {kind} field {of.name!r}", "use a number")
-        return ("column", of.column)
+        return _in_units(("column", of.column), of)
     if isinstance(of, Condition):
         made = [_holds(comparison, of) for comparison in of.comparisons]
         formula = made[0]
@@ -747,6 +749,13 @@ def _formula(of: Any) -> tuple[Any, ...]:
     if of.operator in ("clip", "bucket"):
         return (of.operator, inner, *of.operands[1:])
     return (of.operator, *(_formula(operand) for operand in of.operands))
+
+
+def _in_units(formula: tuple[Any, ...], of: Any) -> tuple[Any, ...]:
+    """A number of a field in the field's own unit: rows hold floats with decimals as integers."""
+    if isinstance(of, FieldRef) and isinstance(of.type, Float) and of.type.decimals:
+        return ("/", formula, ("number", float(10**of.type.decimals)))
+    return formula
 
 
 def _holds(comparison: Comparison, of: Condition) -> tuple[Any, ...]:

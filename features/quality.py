@@ -121,6 +121,10 @@ def bounds(plan: Plan, column: str) -> tuple[float, float]:
     if column in fields:
         return _bounds(fields[column])
     formula = {each.name: each.formula for each in plan.columns}.get(column, ())
+    scale = 1.0
+    if formula[:1] == ("/",) and formula[2][0] == "number" and formula[2][1] > 0:
+        # A float with decimals, in its own unit.
+        formula, scale = formula[1], formula[2][1]
     for reference in plan.references:
         for name, field in zip(reference.columns, reference.fields, strict=True):
             if formula[1:2] != (name,):
@@ -130,7 +134,7 @@ def bounds(plan: Plan, column: str) -> tuple[float, float]:
             if formula[0] == "column":
                 # 0 where no version is known.
                 low, high = _bounds(field)
-                return min(low, 0.0), max(high, 0.0)
+                return min(low, 0.0) / scale, max(high, 0.0) / scale
     return -math.inf, math.inf
 
 

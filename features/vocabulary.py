@@ -378,7 +378,7 @@ class Event:
         self._place = _caller()
         if lateness < 0:
             raise wrong(self._place, f"lateness is {lateness} µs", "give a duration of 0 or more")
-        _refuse_odd_names(self.fields, self._place)
+        _refuse_odd_fields(self.fields, self._place)
         for name in (id, time):
             if name in self.fields:
                 raise wrong(
@@ -485,7 +485,7 @@ class Reference:
             )
         if not self.fields:
             raise wrong(self.place, f"{topic!r} has no fields", "declare what is looked up")
-        _refuse_odd_names(self.fields, self.place)
+        _refuse_odd_fields(self.fields, self.place)
         for taken in (*key.fields, time):
             if taken in self.fields:
                 raise wrong(
@@ -517,9 +517,12 @@ class Reference:
         return self[name]
 
 
-def _refuse_odd_names(fields: dict[str, FieldType], place: Place) -> None:
-    """A field is a column of rows, of tables and of SQL."""
-    for name in fields:
+def _refuse_odd_fields(fields: dict[str, Any], place: Place) -> None:
+    """A field has a type, and is a column of rows, of tables and of SQL."""
+    for name, kind in fields.items():
+        if not isinstance(kind, FieldType):
+            mend = f"write {kind.__name__}(…)" if isinstance(kind, type) else "give a type"
+            raise wrong(place, f"the field {name!r} is of type {kind!r}", mend)
         if not isinstance(name, str) or not name.isidentifier():
             raise wrong(place, f"a field is named {name!r}", "use letters, digits and _")
 
@@ -609,7 +612,7 @@ class Expression(_Comparable):
 
     def __post_init__(self) -> None:
         for operand in self.operands:
-            fits = isinstance(operand, _Operand | str | tuple)
+            fits = isinstance(operand, _Operand | tuple)
             if not fits and not _is_number(operand):
                 raise wrong(
                     self.place,
@@ -647,6 +650,15 @@ class Expression(_Comparable):
 Feature = FieldRef | Window | Expression
 
 
+def _shown(given: Any) -> str:
+    """What was given, in a few words."""
+    if isinstance(given, FieldRef | LabelRef):
+        return f"the field {given.name!r}"
+    if isinstance(given, Window | Expression):
+        return f"the feature {given.name!r}" if given.name else "an expression"
+    return repr(given)[:80]
+
+
 class Aggregate:
     """A word of the vocabulary: `mean(payments.amount, by=customer, over=days(7))`.
 
@@ -677,6 +689,9 @@ class Aggregate:
             DefinitionError: an argument is of no use, with the line and the mend.
         """
         place, name = _caller(), self._meaning.name
+        for what, given in (("over", over), ("delay", delay), ("resolution", resolution)):
+            if type(given) is not int:
+                raise wrong(place, f"{what}= of {name}() is {given!r}", "give a duration: days(1)")
         if not isinstance(by, Entity):
             raise wrong(place, f"by= of {name}() is {by!r}", "give an Entity")
         if over <= 0:
@@ -689,9 +704,17 @@ class Aggregate:
                 f"{name}() has a resolution of {resolution} µs",
                 "make resolution= no longer than over=, nor than delay= where there is one",
             )
+        if isinstance(where, bool):
+            raise wrong(
+                place,
+                f"where= of {name}() is {where}, as == and != and in give it",
+                "use payments.kind.is_in('a', 'b') of a field",
+            )
         if where is not None and not isinstance(where, Condition):
             raise wrong(
-                place, f"where= of {name}() is {where!r}", "compare a field: payments.amount > 100"
+                place,
+                f"where= of {name}() is {_shown(where)}",
+                "compare a field with a constant: payments.amount > 100, combined with &",
             )
         for read in (of, where):
             if isinstance(read, FieldRef | Condition) and read.reference is not None:
@@ -707,7 +730,8 @@ class Aggregate:
                     place,
                     f"{name}() takes no {argument}=",
                     did_you_mean(
-                        argument, ["by", "over", "delay", "where", *self._meaning.parameters]
+                        argument,
+                        ["by", "over", "delay", "where", "resolution", *self._meaning.parameters],
                     ),
                 )
         try:
@@ -721,14 +745,16 @@ class Aggregate:
         name, takes = self._meaning.name, self._meaning.takes
         if takes == "nothing":
             if of is not None:
-                raise wrong(place, f"{name}() of {of!r}", f"{name}() takes no field; use where=")
+                raise wrong(
+                    place, f"{name}() of {_shown(of)}", f"{name}() takes no field; use where="
+                )
             return
         if takes == "label":
             if not isinstance(of, LabelRef):
-                raise wrong(place, f"{name}() of {of!r}", f"{name}() takes a label's field")
+                raise wrong(place, f"{name}() of {_shown(of)}", f"{name}() takes a label's field")
             return
         if not isinstance(of, FieldRef):
-            raise wrong(place, f"{name}() of {of!r}", "give an event's field")
+            raise wrong(place, f"{name}() of {_shown(of)}", "give an event's field")
         kind = of.type
         what = f"{name}() of the {type(kind).__name__.lower()} field {of.name!r}"
         if takes == "number" and isinstance(kind, Text | Category | Position | List):
@@ -863,6 +889,22 @@ def age_seconds(of: FieldRef) -> Expression:
     return Expression("age_seconds", (of,), f"{of.name}_age_seconds", "s")
 
 
+def _refuse_no_feature(feature: Any, number: int, place: Place) -> None:
+    if isinstance(feature, FieldRef | Window | Expression | Condition):
+        return
+    mend = "give fields, windows and expressions"
+    if isinstance(feature, list | tuple) or inspect.isgenerator(feature):
+        mend = "write * before it to put in what it holds"
+    elif isinstance(feature, Reference):
+        mend = f"give a field of it, as {feature.name}.{next(iter(feature.fields))}"
+    elif isinstance(feature, LabelRef):
+        mend = "a label is known too late to be a feature; use label_count(…) or rate(…)"
+    elif isinstance(feature, Aggregate):
+        mend = "call it: count(by=…, over=days(1))"
+    what = type(feature).__name__ if not isinstance(feature, str) else repr(feature)
+    raise wrong(place, f"feature {number} of the list is no feature but {what}", mend)
+
+
 class FeatureSet:
     """One declared set of features; everything else is compiled from it.
 
@@ -904,6 +946,12 @@ class FeatureSet:
         self.description = inspect.cleandoc(description)
         self.tags = tuple(tags)
         self.place = _caller()
+        given: tuple[Any, Any] = (event, label)
+        if not isinstance(given[0], Event) or not isinstance(given[1], Label | None):
+            wanted = "give an Event as event=, and a Label as label="
+            raise wrong(self.place, f"event={event!r}, label={label!r}", wanted)
+        for number, feature in enumerate(self.features, 1):
+            _refuse_no_feature(feature, number, self.place)
         if type(version) is not int or version < 1:
             raise wrong(self.place, f"version is {version!r}", "give a whole number from 1 on")
         if isinstance(tags, str):

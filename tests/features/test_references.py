@@ -175,7 +175,7 @@ def test_columns_have_names_units_and_meanings() -> None:
     assert {"merchant_owner_hash_11", "merchant_since_age_seconds", "kind_size"} < set(told)
     assert told["merchant_rate"].kind == told["merchant_category_code"].kind == "reference"
     assert [told[name].unit for name in ("merchant_rate", "clients_limit", "merchant_open")] == [
-        "10^-4",
+        "",
         "EUR minor",
         "0 or 1",
     ]
@@ -234,7 +234,7 @@ def test_lake_has_a_table_for_each_reference() -> None:
 
 
 def test_gate_knows_what_a_looked_up_value_can_be() -> None:
-    assert quality.bounds(PLAN, "merchant_rate") == (0, 1_000_000)
+    assert quality.bounds(PLAN, "merchant_rate") == (0, 100)
     assert quality.bounds(PLAN, "merchant_category_code") == (-1, 1)
     assert quality.bounds(PLAN, "clients_limit") == (0, 10**12)
     assert quality.bounds(PLAN, "kind_size") == (-float("inf"), float("inf"))
@@ -420,10 +420,10 @@ def test_looked_up_values_and_what_is_made_of_them() -> None:
     assert 0 <= hashed < 11
     assert known == {
         "merchant_category_code": 1.0,
-        "merchant_rate": 10_007.0,
+        "merchant_rate": 1.0007,
         "merchant_open": 0.0,
         "merchant_heat": -0.25,
-        "amount_eur": 1_000_700.0,
+        "amount_eur": 100.07,
         "is_high": 0.0,
         "is_travel": 1.0,
         "merchant_since_age_seconds": 60.0,

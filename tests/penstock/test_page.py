@@ -161,7 +161,7 @@ def test_shown_versions_are_accepted_by_the_contract() -> None:
         contract.read(page.sample(members).encode())
         for word in (each.topic, each.table, f"{each.topic}.dlq"):
             assert word in text.replace("<wbr>", "")
-    assert facts(plan, "merchant_rate") == {"Unit": "10^-4", "Where there is none": "0"}
+    assert facts(plan, "merchant_rate") == {"Where there is none": "0"}
     assert facts(plan, "merchant_category_code") == {"Where there is none": "-1"}
     assert "Rate in pay.merchant.v3 for the event&#39;s terminal_id, as of its time." in text
     assert "eference" not in page.render(odd_plan())
