@@ -1,6 +1,7 @@
 """What every aggregation must show: a value worked out by hand, an empty window, honest bounds."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -195,3 +196,14 @@ def test_argument_of_no_use_is_refused_with_the_mend(name: str) -> None:
 
 def test_nothing_is_the_same_here_and_in_the_kernel() -> None:
     assert NONE == arena.NONE
+
+
+@pytest.mark.parametrize("name", sorted(aggregations()))
+def test_vocabulary_page_says_what_the_code_says(name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "vocabulary.md").read_text()
+    (line,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+    meaning = aggregations()[name]
+    said = [cell.strip().replace("∣", "|") for cell in line.split("|")[2:-1]]
+    arguments = ", ".join(f"`{each}=`" for each in meaning.parameters)
+    told = (meaning.__doc__ or "").strip().splitlines()[0]
+    assert said == [meaning.takes, arguments, told, meaning.formula, meaning.empty]
