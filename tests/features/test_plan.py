@@ -112,6 +112,76 @@ WRONG = {
         "payments.amount + None",
         "use fields, features and numbers",
     ),
+    "list among the features": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            [payments.amount],
+        ])
+        """,
+        "FeatureSet(",
+        "write * before it",
+    ),
+    "word that is not called": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            count,
+        ])
+        """,
+        "FeatureSet(",
+        "call it",
+    ),
+    "type that is not called": (
+        """
+        paid = Event("pay.made.v1", id="pay_id", time="at", key=customer, fields={
+            "customer_id": Text(), "size": Integer})
+        mine = FeatureSet("m", event=paid, features=[count(by=customer, over=days(1))])
+        """,
+        "paid = Event(",
+        "write Integer(",
+    ),
+    "field that is no name": (
+        """
+        paid = Event("pay.made.v1", id="pay_id", time="at", key=customer, fields={
+            "customer_id": Text(), "the size": Integer()})
+        mine = FeatureSet("m", event=paid, features=[count(by=customer, over=days(1))])
+        """,
+        "paid = Event(",
+        "use letters, digits and _",
+    ),
+    "event that is none": (
+        """
+        mine = FeatureSet("m", event="payments", features=[payments.amount])
+        """,
+        "FeatureSet(",
+        "give an Event",
+    ),
+    "condition by equality": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            count(by=customer, over=days(1), where=payments.terminal_id == "t"),
+        ])
+        """,
+        "count(",
+        "is_in(",
+    ),
+    "window of a text": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            count(by=customer, over="1d"),
+        ])
+        """,
+        "count(",
+        "give a duration",
+    ),
+    "arithmetic with a constant text": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            (payments.amount * "2").named("x"),
+        ])
+        """,
+        "payments.amount *",
+        "use fields, features and numbers",
+    ),
     "expression over several columns": (
         """
         mine = FeatureSet("m", event=payments, features=[
@@ -560,3 +630,21 @@ def test_name_of_a_window_has_letters_digits_and_underscores(tmp_path: Path) -> 
         "customer_count_1d_where_place_in_C_te_d_Or_404264",
         "customer_size_percentile_p99_9_1d",
     ]
+
+
+def test_floats_are_in_their_own_unit_in_expressions(tmp_path: Path) -> None:
+    body = """
+    paid = Event("pay.made.v1", id="pay_id", time="at", key=customer, fields={
+        "customer_id": Text(), "heat": Float(decimals=2, min=-50, max=50), "size": Integer()})
+    mine = FeatureSet("m", event=paid, features=[
+        (mean(paid.heat, by=customer, over=days(1)) - paid.heat).named("colder"),
+        (count(by=customer, over=days(1)) * paid.size).named("busy"),
+        bucket(paid.heat, [1.5]).named("warm"),
+    ])
+    """
+    told = {column.name: column.meaning for column in compile_plan(define(tmp_path, body)).columns}
+    assert told == {
+        "colder": "((customer_heat_mean_1d / 100) - (heat / 100))",
+        "busy": "(customer_count_1d * size)",
+        "warm": "bucket((heat / 100), (1.5,))",
+    }
