@@ -24,7 +24,10 @@ from tests.redis_server import free_port, redis
 TOKEN_KEY = "5a" * 32
 TOKEN = Tokeniser(bytes.fromhex(TOKEN_KEY)).token("c-1")
 HOUR_US = 3_600_000_000
-NOW_US = time.time_ns() // 1000
+
+
+def now_us() -> int:
+    return time.time_ns() // 1000
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,7 +42,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         with closing(OnlineStore(PLAN)) as online:
             numbers = {name: 0.1 + n for n, name in enumerate(CUSTOMER.outputs)}
             online.write(
-                rows(row(TOKEN, event_time_us=NOW_US - 26 * HOUR_US, terminal_id="é-9", **numbers))
+                rows(
+                    row(TOKEN, event_time_us=now_us() - 26 * HOUR_US, terminal_id="é-9", **numbers)
+                )
             )
         yield
 
@@ -123,7 +128,7 @@ def test_key_of_several_fields_is_one_argument_each(monkeypatch: pytest.MonkeyPa
     )
     plan = dataclasses.replace(PLAN, stages=(CUSTOMER, pair), fingerprint="ab" * 8)
     follow(monkeypatch, plan)
-    event = row(TOKEN, event_time_us=NOW_US, terminal_id="é 9", value=2.5)
+    event = row(TOKEN, event_time_us=now_us(), terminal_id="é 9", value=2.5)
     named = {"terminal_customer_seq": event.pop("terminal_seq")}
     with closing(OnlineStore(plan)) as online:
         online.write(batch(plan, [event | named]))
