@@ -66,4 +66,5 @@ def test_key_that_two_entities_share_is_found(name: str, monkeypatch: pytest.Mon
         return CARELESS[name](parts)
 
     monkeypatch.setattr(coding, "composite_keys", careless)
-    assert prove.prove(10 * CASES)["mismatches"] == 1
+    # Case 199 has keys that even a sign between the parts confuses: one in a hundred has.
+    assert prove.prove(CASES, first=180)["mismatches"] == 1
