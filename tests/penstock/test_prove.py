@@ -66,5 +66,6 @@ def test_key_that_two_entities_share_is_found(name: str, monkeypatch: pytest.Mon
         return CARELESS[name](parts)
 
     monkeypatch.setattr(coding, "composite_keys", careless)
-    # Case 199 has keys that even a sign between the parts confuses: one in a hundred has.
-    assert prove.prove(CASES, first=180)["mismatches"] == 1
+    # One case in a hundred has keys that even a sign between the parts confuses.
+    first = 180 if "by a sign" in name else 0
+    assert prove.prove(2 * CASES, first)["mismatches"] == 1
