@@ -148,13 +148,16 @@ class Fold:
         is_label, is_version = kinds == KIND_LABEL, kinds == KIND_REFERENCE
         times = _ints(rows, "event_time_us")
         verdict = _ints(rows, "verdict").copy()
+        # Where nothing reads them, anything of their length will do.
+        reads_ids = self._is_first or self._state.keeps_ids
+        hashed_ids = hashes(rows.column("event_id")) if reads_ids else times
         keys = rows.column(self.stage.key_column)
         if is_version.any():
             # A version takes no slot from the windows' keys: it may never have an event.
             keys = pc.if_else(pa.array(is_version), "", keys)
         slots = self._state.slots(keys)
         if self._is_first:
-            self._judge_duplicates(rows, slots, is_label | is_version, times, verdict)
+            self._judge_duplicates(hashed_ids, slots, is_label | is_version, times, verdict)
         skip = (verdict != FOLDED) | is_version
         if not self.stage.uses_label:
             skip |= is_label
@@ -167,6 +170,7 @@ class Fold:
             is_label,
             skip,
             times,
+            hashed_ids,
             labels,
             _conditions(rows, self.stage.conditions),
             self._settled_us(),
@@ -178,7 +182,9 @@ class Fold:
             # what its last ones have left behind.
             watermarks = self._advance_watermarks(rows, watermarks)
         silent = is_label | skip
-        return self._finish(rows, silent, verdict, made, looked_up, watermarks, partition, seq)
+        return self._finish(
+            rows, times, silent, verdict, made, looked_up, watermarks, partition, seq
+        )
 
     def _look_up(
         self,
@@ -228,19 +234,20 @@ class Fold:
 
     def _judge_duplicates(
         self,
-        rows: pa.RecordBatch,
+        hashed_ids: npt.NDArray[np.int64],
         slots: npt.NDArray[np.int64],
         is_label: npt.NDArray[np.bool_],
         times: npt.NDArray[np.int64],
         verdict: npt.NDArray[np.int8],
     ) -> None:
         """An id folded before for the same key, within the lateness, is a duplicate."""
-        if (self._seen_entries + rows.num_rows) * 2 > len(self._seen):
-            self._rewrite_seen(more=rows.num_rows)
-        repeated = np.zeros(rows.num_rows, np.bool_)
+        n = len(hashed_ids)
+        if (self._seen_entries + n) * 2 > len(self._seen):
+            self._rewrite_seen(self._settled_us(), more=n)
+        repeated = np.zeros(n, np.bool_)
         self._seen_entries += duplicates.judge(
             self._state.hashes(slots),
-            hashes(rows.column("event_id")),
+            hashed_ids,
             times,
             is_label | (verdict != FOLDED),
             self.plan.lateness_us,
@@ -249,13 +256,9 @@ class Fold:
         )
         verdict[repeated] = DUPLICATE
 
-    def _rewrite_seen(
-        self, more: int = 0, before_us: int | None = None, only_key: str | None = None
-    ) -> None:
+    def _rewrite_seen(self, settled_us: int, more: int = 0, only_key: str | None = None) -> None:
         """Forget event ids that cannot come again, and make room for more."""
-        if before_us is None:
-            settled_us = self._settled_us()
-            before_us = NEVER_US if settled_us == NEVER_US else settled_us - self.plan.lateness_us
+        before_us = NEVER_US if settled_us == NEVER_US else settled_us - self.plan.lateness_us
         key = 0 if only_key is None else int(hashes(pa.array([only_key]))[0])
         what = before_us, only_key is not None, key
         # Of one key there are few, but another batch as large will follow.
@@ -268,13 +271,14 @@ class Fold:
         self._seen_entries = duplicates.copy(self._seen, target, *what)
         self._seen = target
 
-    def forget_ids(self, before_us: int) -> None:
-        """Forget event ids last seen before an event time (µs); none of them can come again."""
-        self._rewrite_seen(before_us=before_us)
+    def forget_ids(self, settled_us: int) -> None:
+        """Forget event ids that cannot come again, if no event comes below a time (µs)."""
+        self._rewrite_seen(settled_us)
 
     def _finish(
         self,
         rows: pa.RecordBatch,
+        times: npt.NDArray[np.int64],
         silent: npt.NDArray[np.bool_],
         verdict: npt.NDArray[np.int8],
         made: dict[str, npt.NDArray[np.float64]],
@@ -302,7 +306,7 @@ class Fold:
         if self._is_last:
             for column in self.plan.columns:
                 if column.formula:
-                    values = evaluate(column.formula, columns, _ints(rows, "event_time_us"))
+                    values = evaluate(column.formula, columns, times)
                     columns[column.name] = pa.array(values, pa.float64(), mask=mask)
         return pa.RecordBatch.from_arrays(list(columns.values()), schema=self._schema)
 
@@ -317,15 +321,15 @@ class Fold:
         self._state.keep_only(slot, settled_us)
         for versions in self._versions.values():
             versions.keep_only(key, settled_us)
-        before_us = NEVER_US if settled_us == NEVER_US else settled_us - self.plan.lateness_us
-        self._rewrite_seen(before_us=before_us, only_key=key or "")
+        self._rewrite_seen(settled_us, only_key=key or "")
 
     def snapshot(self) -> bytes:
         """The whole state, to be written somewhere durable; `restore` is its inverse."""
-        self._rewrite_seen()
-        self._state.forget(self._settled_us())
+        settled_us = self._settled_us()
+        self._rewrite_seen(settled_us)
+        self._state.forget(settled_us)
         for versions in self._versions.values():
-            versions.forget(self._settled_us())
+            versions.forget(settled_us)
         state: dict[str, Any] = {
             "fingerprint": self.plan.fingerprint,
             "stage": self.stage.name,
@@ -359,7 +363,7 @@ class Fold:
         self._watermarks = dict(state["watermarks"])
         self._seen = np.frombuffer(state["seen"], np.int64).reshape(-1, 4)
         self._seen_entries = len(self._seen)
-        self._rewrite_seen()
+        self._rewrite_seen(self._settled_us())
         self._state.unpack(state["state"])
         for versions, packed in zip(self._versions.values(), state["versions"], strict=True):
             versions.unpack(packed)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from features.coding import hashes, string_buffers
+from features.coding import string_buffers
 from features.layout import Layout
 from features.wire import NEVER_US
 from kernels import keys as key_table
@@ -45,6 +45,11 @@ class State:
         """How many events and waiting labels are retained."""
         length = self._arena.length[: self.keys]
         return int(length.sum()) - int(np.count_nonzero(length))
+
+    @property
+    def keeps_ids(self) -> bool:
+        """Whether `fold` reads the hashes of event ids."""
+        return bool(self._layout.spec.mark)
 
     @property
     def nbytes(self) -> int:
@@ -93,6 +98,7 @@ class State:
         is_label: npt.NDArray[np.bool_],
         skip: npt.NDArray[np.bool_],
         times_us: npt.NDArray[np.int64],
+        identities: npt.NDArray[np.int64],
         labels: npt.NDArray[np.int8],
         conditions: npt.NDArray[np.uint16],
         settled_us: int,
@@ -103,7 +109,6 @@ class State:
         values = np.empty((len(layout.values), n), np.int64)
         for index, coded in enumerate(layout.values):
             values[index] = coded.of(rows)
-        identities = hashes(rows.column("event_id")) if layout.spec.mark else times_us
         skips = skip | (is_label & (labels == 0)) if layout.spec.mark else skip
         wanted = np.zeros(self.keys, np.int32)
         while True:

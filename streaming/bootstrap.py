@@ -86,7 +86,7 @@ def bootstrap(plan: Plan, say: Callable[[str], None] | None = None) -> dict[str,
     for stage_folds, stage_stores in zip(folds, stores, strict=True):
         for fold, store in zip(stage_folds, stage_stores, strict=True):
             # An older id cannot come again: it would be late.
-            fold.forget_ids(newest_us - plan.lateness_us)
+            fold.forget_ids(newest_us)
             store.write(BOOTSTRAP_OFFSET, fold.snapshot())
     return {
         "events": counted[KIND_EVENT],
@@ -140,9 +140,9 @@ def _history(plan: Plan) -> Iterator[pa.RecordBatch]:
     imported = pc.field("origin_partition") == lake.HISTORY_PARTITION
     labels = _labels(plan)
     waiting = [*([labels] if labels is not None else []), *_versions(plan)]
+    dataset = table.to_pyarrow_dataset() if table is not None else None
     for day in _dates(table):
-        on_day = imported & (pc.field("event_date") == day)
-        found = table.to_pyarrow_dataset().to_table(filter=on_day)
+        found = dataset.to_table(filter=imported & (pc.field("event_date") == day))
         if found.num_rows == 0:
             continue
         events = _events(plan, found)
