@@ -95,22 +95,26 @@ def penstock(compiled: Plan, table: pa.Table) -> list[pa.RecordBatch]:
     return list(fold_partition(compiled, 0)(iter(batches)))
 
 
-def by_duckdb(table: pa.Table) -> pa.Table:
-    """Five named windows with RANGE frames, one thread; the frame's far edge is left out."""
-    connection = duckdb.connect(config={"threads": "1"})
-    connection.register("paid", table)
+def frames(source: str) -> str:
+    """The query over five named windows with RANGE frames; a frame's far edge is left out."""
     columns = ", ".join(
         f"count(*) OVER w{d} AS count_{d}, sum(amount) OVER w{d} AS sum_{d}, "
         f"avg(amount) OVER w{d} AS mean_{d}"
         for d in DAYS
     )
-    frames = ", ".join(
+    windows = ", ".join(
         f"w{d} AS (PARTITION BY payer_id ORDER BY event_time_us "
         f"RANGE BETWEEN {d * 86_400_000_000 - 1} PRECEDING AND CURRENT ROW)"
         for d in DAYS
     )
-    query = f"SELECT event_id, event_time_us, {columns} FROM paid WINDOW {frames}"
-    return connection.sql(query).to_arrow_table()
+    return f"SELECT event_id, event_time_us, {columns} FROM {source} WINDOW {windows}"
+
+
+def by_duckdb(table: pa.Table) -> pa.Table:
+    """The query with one thread."""
+    connection = duckdb.connect(config={"threads": "1"})
+    connection.register("paid", table)
+    return connection.sql(frames("paid")).to_arrow_table()
 
 
 def pandas_frame(table: pa.Table) -> pd.DataFrame:

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 import pyspark
 from pyspark.sql import DataFrame, SparkSession
 
-from benchmarks.backfill import DAYS, compare, events, fifteen, in_order, plan
+from benchmarks.backfill import compare, events, fifteen, frames, in_order, plan
 from benchmarks.report import say, show, spread, timed
 from features.backfill import fold_stage
 from features.plan import Plan
@@ -75,20 +75,8 @@ def by_penstock(spark: SparkSession, compiled: Plan, path: str) -> DataFrame:
 
 
 def by_frames(spark: SparkSession, path: str) -> DataFrame:
-    """RANGE frames over five named windows; the frame's far edge is left out."""
-    columns = ", ".join(
-        f"count(*) OVER w{d} AS count_{d}, sum(amount) OVER w{d} AS sum_{d}, "
-        f"avg(amount) OVER w{d} AS mean_{d}"
-        for d in DAYS
-    )
-    frames = ", ".join(
-        f"w{d} AS (PARTITION BY payer_id ORDER BY event_time_us "
-        f"RANGE BETWEEN {d * 86_400_000_000 - 1} PRECEDING AND CURRENT ROW)"
-        for d in DAYS
-    )
-    return spark.sql(
-        f"SELECT event_id, event_time_us, {columns} FROM parquet.`{path}` WINDOW {frames}"
-    )
+    """The same by Spark SQL."""
+    return spark.sql(frames(f"parquet.`{path}`"))
 
 
 def run(frame: DataFrame) -> None:

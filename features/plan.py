@@ -14,6 +14,7 @@ from typing import Any
 
 from features.aggregations import aggregations
 from features.aggregations.base import Terms
+from features.duration import duration_name
 from features.place import Place, wrong
 from features.types import (
     Boolean,
@@ -697,10 +698,13 @@ def _columns(feature: Feature) -> list[Column]:
     only = (
         " and ".join(c.name for c in feature.where.comparisons) if feature.where is not None else ""
     )
-    coarse = f", edges every {feature.resolution_us / 6e7:g} min" if feature.resolution_us else ""
+    after = f", delayed {duration_name(feature.delay_us)}" if feature.delay_us else ""
+    coarse = (
+        f", edges every {duration_name(feature.resolution_us)}" if feature.resolution_us else ""
+    )
     meaning = (
         f"{feature.aggregation} of {what} of the same {' and '.join(feature.entity.fields)} "
-        f"over {feature.over_us / 8.64e10:g} d, delayed {feature.delay_us / 8.64e10:g} d{coarse}"
+        f"over {duration_name(feature.over_us)}{after}{coarse}"
         f"{', where ' + only if only else ''}: {aggregation.formula}; "
         f"{aggregation.empty} where there is none"
     )

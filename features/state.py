@@ -12,15 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from features.coding import string_buffers
 from features.layout import Layout
+from features.slots import Slots
 from features.wire import NEVER_US
-from kernels import keys as key_table
 from kernels.arena import Arena
 from kernels.segments import rebuild, reserve
 from kernels.windows import fold_rows
 
-_FEWEST_KEYS, _FEWEST_ROWS = 64, 512
+_FEWEST_ROWS = 512
 _BY_KEY = Arena._fields.index("held")
 """The arena's arrays before this one have a row for each key."""
 
@@ -34,11 +33,14 @@ class State:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self.keys = 0
-        """How many keys have state."""
-        self._known = _table(0, 0)
-        self._arena = layout.arena(len(self._known.hash), _FEWEST_ROWS)
+        self._slots = Slots()
+        self._arena = layout.arena(self._slots.room, _FEWEST_ROWS)
         self._out = np.zeros(0, np.int64)
+
+    @property
+    def keys(self) -> int:
+        """How many keys have state."""
+        return self._slots.keys
 
     @property
     def entries(self) -> int:
@@ -54,7 +56,7 @@ class State:
     @property
     def nbytes(self) -> int:
         """Memory of all of it, room to grow included."""
-        return sum(int(array.nbytes) for array in (*self._known, *self._arena))
+        return self._slots.nbytes + sum(int(array.nbytes) for array in self._arena)
 
     @property
     def bytes_by_key(self) -> int:
@@ -63,33 +65,25 @@ class State:
 
     def slots(self, keys: pa.Array) -> npt.NDArray[np.int64]:
         """The slot of each key, int64 [n]; new keys get one."""
-        out = np.empty(len(keys), np.int64)
-        buffers = string_buffers(keys)
-        done = 0
-        while True:
-            done, self.keys = key_table.find(done, *buffers, self._known, self.keys, out)
-            if done == len(out):
-                break
-            self._keep(np.arange(self.keys), int(buffers[0][done + 1] - buffers[0][done]))
-        return out
+        found = self._slots.of(keys)
+        if self._slots.room > len(self._arena.length):
+            self._fit(np.arange(len(self._arena.length)))
+        return found
 
     def hashes(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The hash of each slot's key."""
-        found: npt.NDArray[np.int64] = self._known.hash[slots]
-        return found
+        return self._slots.hashes(slots)
 
-    def _keep(self, slots: npt.NDArray[np.int64], text_bytes: int = 0) -> None:
-        """Keep the keys of some slots, with room for more of them and for one of some bytes."""
-        known = self._known
-        named = int((known.end[slots + 1] - known.end[slots]).sum())
-        self._known = _table(len(slots), named + text_bytes)
-        key_table.copy(known, slots, self._known)
-        room = len(self._known.hash)
+    def _keep(self, slots: npt.NDArray[np.int64]) -> None:
+        self._slots.keep(slots)
+        self._fit(slots)
+
+    def _fit(self, slots: npt.NDArray[np.int64]) -> None:
+        """Move what is kept by key to the slots 0, 1, …, with the room that the slots have."""
         self._arena = Arena(
-            *(_grown(array[slots], room) for array in self._arena[:_BY_KEY]),
+            *(_grown(array[slots], self._slots.room) for array in self._arena[:_BY_KEY]),
             *self._arena[_BY_KEY:],
         )
-        self.keys = len(slots)
 
     def fold(
         self,
@@ -163,37 +157,25 @@ class State:
 
     def pack(self) -> dict[str, Any]:
         """All of it as plain bytes and numbers; `unpack` is its inverse."""
-        known, arena, keys = self._known, self._arena, self.keys
+        arena = self._arena
         used = int(arena.used[0])
         return {
-            "keys": keys,
-            "ends": known.end[: keys + 1].tobytes(),
-            "text": known.text[: known.end[keys]].tobytes(),
-            "by_key": [array[:keys].tobytes() for array in arena[:_BY_KEY]],
+            **self._slots.pack(),
+            "by_key": [array[: self.keys].tobytes() for array in arena[:_BY_KEY]],
             "rows": used,
             "held": arena.held[:used].tobytes(),
         }
 
     def unpack(self, packed: dict[str, Any]) -> None:
         """Take over what `pack` gave."""
-        keys, used = packed["keys"], packed["rows"]
-        ends = np.frombuffer(packed["ends"], np.int64)
-        text = np.frombuffer(packed["text"], np.uint8)
-        self._known = _table(keys, len(text))
-        out = np.empty(keys, np.int64)
-        _, self.keys = key_table.find(0, ends, text, self._known, 0, out)
-        self._arena = self._layout.arena(len(self._known.hash), max(_FEWEST_ROWS, used + used // 2))
+        self._slots.unpack(packed)
+        keys, used = self.keys, packed["rows"]
+        self._arena = self._layout.arena(self._slots.room, max(_FEWEST_ROWS, used + used // 2))
         for array, saved in zip(self._arena[:_BY_KEY], packed["by_key"], strict=True):
             array[:keys] = np.frombuffer(saved, array.dtype).reshape(keys, *array.shape[1:])
         held = np.frombuffer(packed["held"], np.int64)
         self._arena.held[:used] = held.reshape(used, self._layout.columns)
         self._arena.used[0] = used
-
-
-def _table(keys: int, text_bytes: int) -> key_table.Keys:
-    """An empty table for some keys, and half as many again."""
-    room = text_bytes + text_bytes // 2 + 16 * _FEWEST_KEYS
-    return key_table.empty(max(_FEWEST_KEYS, keys + keys // 2), room)
 
 
 def _grown(array: Any, size: int) -> Any:

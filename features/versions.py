@@ -13,13 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from features.coding import string_buffers
+from features.slots import Ints, Slots, half_more
 from kernels import asof
-from kernels import keys as key_table
 
 _FEWEST = 64
-
-Ints = npt.NDArray[np.int64]
 
 
 class Versions:
@@ -31,9 +28,8 @@ class Versions:
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
-        self._keys = 0
-        self._known = key_table.empty(_FEWEST, 16 * _FEWEST)
-        self._head = np.full(_FEWEST, asof.NONE, np.int64)
+        self._slots = Slots()
+        self._set_head(np.empty(0, np.int64))
         self._following = np.empty(_FEWEST, np.int64)
         self._valid_from = np.empty(_FEWEST, np.int64)
         self.entries = 0
@@ -43,8 +39,8 @@ class Versions:
     @property
     def nbytes(self) -> int:
         """Memory of all of it, room to grow included."""
-        arrays = (*self._known, self._head, self._following, self._valid_from)
-        return sum(int(each.nbytes) for each in (*arrays, *self._values))
+        arrays = (self._head, self._following, self._valid_from, *self._values)
+        return self._slots.nbytes + sum(int(each.nbytes) for each in arrays)
 
     def fold(
         self,
@@ -66,8 +62,7 @@ class Versions:
             self._append(rows.select(self._schema.names).take(pa.array(added)))
         if not self.entries and not len(added):
             return {field.name: pa.nulls(rows.num_rows, field.type) for field in self._schema}
-        slots = np.empty(rows.num_rows, np.int64)
-        key_table.look_up(*string_buffers(keys), self._known, slots)
+        slots = self._slots.look_up(keys)
         slots[~(is_version | is_event)] = -1
         seen = np.empty(rows.num_rows, np.int64)
         self.entries = asof.fold_versions(
@@ -84,21 +79,19 @@ class Versions:
 
     def forget(self, settled_us: int) -> None:
         """Let go of versions that only events before a time could see; each key keeps its last."""
-        self._rewrite(np.arange(self._keys), settled_us, 0)
+        self._rewrite(np.arange(self._slots.keys), settled_us, 0)
 
     def keep_only(self, key: str | None, settled_us: int) -> None:
         """Forget every key but one, and of that one what only older events could see."""
-        slot = np.empty(1, np.int64)
-        key_table.look_up(*string_buffers(pa.array([key], pa.string())), self._known, slot)
+        slot = self._slots.look_up(pa.array([key], pa.string()))
         self._rewrite(slot[slot >= 0], settled_us, 0)
 
     def pack(self) -> dict[str, Any]:
         """All of it as plain bytes and numbers; `unpack` is its inverse."""
-        keys, entries, known = self._keys, self.entries, self._known
+        entries = self.entries
         return {
-            "ends": known.end[: keys + 1].tobytes(),
-            "text": known.text[: known.end[keys]].tobytes(),
-            "head": self._head[:keys].tobytes(),
+            **self._slots.pack(),
+            "head": self._head[: self._slots.keys].tobytes(),
             "following": self._following[:entries].tobytes(),
             "valid_from": self._valid_from[:entries].tobytes(),
             "values": self._whole().serialize().to_pybytes(),
@@ -106,12 +99,7 @@ class Versions:
 
     def unpack(self, packed: dict[str, Any]) -> None:
         """Take over what `pack` gave."""
-        ends = np.frombuffer(packed["ends"], np.int64)
-        text = np.frombuffer(packed["text"], np.uint8)
-        keys = len(ends) - 1
-        self._known = key_table.empty(max(_FEWEST, keys), max(16 * _FEWEST, len(text)))
-        slots = np.empty(keys, np.int64)
-        _, self._keys = key_table.find(0, ends, text, self._known, 0, slots)
+        self._slots.unpack(packed)
         self._set_head(np.frombuffer(packed["head"], np.int64))
         self._following = _with_room(np.frombuffer(packed["following"], np.int64), 0)
         self._valid_from = _with_room(np.frombuffer(packed["valid_from"], np.int64), 0)
@@ -121,17 +109,10 @@ class Versions:
     def _make_room(self, keys: pa.Array, settled_us: int) -> None:
         """Give new keys a slot, and make room for a version of each."""
         if self.entries + len(keys) > len(self._valid_from):
-            self._rewrite(np.arange(self._keys), settled_us, len(keys))
-        slots = np.empty(len(keys), np.int64)
-        buffers = string_buffers(keys)
-        done = 0
-        while True:
-            done, self._keys = key_table.find(done, *buffers, self._known, self._keys, slots)
-            if done == len(keys):
-                break
-            text_bytes = int(buffers[0][-1] - buffers[0][done])
-            self._keep_keys(np.arange(self._keys), len(keys), text_bytes)
-            self._set_head(self._head[: self._keys])
+            self._rewrite(np.arange(self._slots.keys), settled_us, len(keys))
+        self._slots.of(keys)
+        if self._slots.room > len(self._head):
+            self._set_head(self._head)
 
     def _append(self, values: pa.RecordBatch) -> None:
         """Keep values of new versions, in few batches of falling sizes."""
@@ -183,30 +164,18 @@ class Versions:
             self._values = [self._whole().take(pa.array(kept[: self.entries]))]
         self._following = _with_room(following[: self.entries], more)
         self._valid_from = _with_room(valid_from[: self.entries], more)
-        if len(keep) < self._keys:
-            self._keep_keys(keep, 0, 0)
+        if len(keep) < self._slots.keys:
+            self._slots.keep(keep)
         self._set_head(head)
 
     def _set_head(self, head: Ints) -> None:
-        """Every slot that the table of keys has room for has a head."""
-        self._head = np.full(len(self._known.hash), asof.NONE, np.int64)
+        """Every slot that there is room for has a head."""
+        self._head = np.full(self._slots.room, asof.NONE, np.int64)
         self._head[: len(head)] = head
-
-    def _keep_keys(self, keep: Ints, more: int, text_bytes: int) -> None:
-        """Keep the keys of some slots, with room for more."""
-        room = max(_FEWEST, _half_more(len(keep)) + more)
-        size = int((self._known.end[keep + 1] - self._known.end[keep]).sum())
-        known = key_table.empty(room, _half_more(size) + text_bytes + 16 * _FEWEST)
-        key_table.copy(self._known, keep, known)
-        self._known, self._keys = known, len(keep)
-
-
-def _half_more(size: int) -> int:
-    return size + size // 2
 
 
 def _with_room(array: Ints, more: int) -> Ints:
     """A copy with room for half as many entries and some more."""
-    larger = np.empty(max(_FEWEST, _half_more(len(array)) + more), np.int64)
+    larger = np.empty(max(_FEWEST, half_more(len(array)) + more), np.int64)
     larger[: len(array)] = array
     return larger

@@ -346,7 +346,34 @@ class LabelRef:
     place: Place = field(default_factory=_caller, compare=False)
 
 
-class Event:
+class _Fields:
+    """Something with fields: `payments.amount`, or `payments["time"]` where that is also its own.
+
+    A name that it does not have is refused with the one that was meant.
+    """
+
+    topic: str
+    fields: dict[str, FieldType]
+
+    def _ref(self, name: str) -> FieldRef:
+        raise NotImplementedError
+
+    def __getitem__(self, name: str) -> FieldRef:
+        if name not in self.fields:
+            raise wrong(
+                _caller(),
+                f"{self.topic!r} has no column {name!r}",
+                did_you_mean(name, sorted(self.fields)),
+            )
+        return self._ref(name)
+
+    def __getattr__(self, name: str) -> FieldRef:
+        if name.startswith("_") or "fields" not in self.__dict__:
+            raise AttributeError(name)
+        return self[name]
+
+
+class Event(_Fields):
     """A topic of facts, one JSON object a message.
 
     Args:
@@ -378,14 +405,7 @@ class Event:
         self._place = _caller()
         if lateness < 0:
             raise wrong(self._place, f"lateness is {lateness} µs", "give a duration of 0 or more")
-        _refuse_odd_fields(self.fields, self._place)
-        for name in (id, time):
-            if name in self.fields:
-                raise wrong(
-                    self._place,
-                    f"{name!r} is declared as id or time and again as a field",
-                    "leave it out of fields",
-                )
+        _refuse_odd_fields(self.fields, self._place, {id: "id", time: "time"})
         if len(key.fields) > 1:
             raise wrong(
                 self._place,
@@ -405,20 +425,8 @@ class Event:
                     did_you_mean(each, texts),
                 )
 
-    def __getitem__(self, name: str) -> FieldRef:
-        """A field by name, also where the event has an attribute of that name, as `time`."""
-        if name not in self.fields:
-            raise wrong(
-                _caller(),
-                f"{self.topic!r} has no column {name!r}",
-                did_you_mean(name, sorted(self.fields)),
-            )
+    def _ref(self, name: str) -> FieldRef:
         return FieldRef(self.topic, name, self.fields[name], _caller())
-
-    def __getattr__(self, name: str) -> FieldRef:
-        if name.startswith("_") or "fields" not in self.__dict__:
-            raise AttributeError(name)
-        return self[name]
 
 
 class Label:
@@ -450,7 +458,7 @@ class Label:
         raise wrong(_caller(), f"{self.topic!r} has no column {name!r}", did_you_mean(name, [own]))
 
 
-class Reference:
+class Reference(_Fields):
     """A table that changes slowly: what is known about an entity, as of each event's time.
 
     Its topic holds versions of rows. For an event of time t, `merchants.rate` is the value in that
@@ -485,14 +493,8 @@ class Reference:
             )
         if not self.fields:
             raise wrong(self.place, f"{topic!r} has no fields", "declare what is looked up")
-        _refuse_odd_fields(self.fields, self.place)
-        for taken in (*key.fields, time):
-            if taken in self.fields:
-                raise wrong(
-                    self.place,
-                    f"{taken!r} is declared as key or time and again as a field",
-                    "leave it out of fields",
-                )
+        taken = {**dict.fromkeys(key.fields, "key"), time: "time"}
+        _refuse_odd_fields(self.fields, self.place, taken)
 
     def column(self, field: str) -> str:
         """The row's column that holds a field: null where no version is known.
@@ -501,30 +503,24 @@ class Reference:
         """
         return f"{self.name}__{field}"
 
-    def __getitem__(self, name: str) -> FieldRef:
-        """A field by name, also where the reference has an attribute of that name, as `key`."""
-        if name not in self.fields:
-            raise wrong(
-                _caller(),
-                f"{self.topic!r} has no column {name!r}",
-                did_you_mean(name, sorted(self.fields)),
-            )
+    def _ref(self, name: str) -> FieldRef:
         return FieldRef(self.topic, f"{self.name}_{name}", self.fields[name], _caller(), self)
 
-    def __getattr__(self, name: str) -> FieldRef:
-        if name.startswith("_") or "fields" not in self.__dict__:
-            raise AttributeError(name)
-        return self[name]
 
-
-def _refuse_odd_fields(fields: dict[str, Any], place: Place) -> None:
-    """A field has a type, and is a column of rows, of tables and of SQL."""
+def _refuse_odd_fields(fields: dict[str, Any], place: Place, taken: dict[str, str]) -> None:
+    """A field has a type, is a column of rows, of tables and of SQL, and is declared once."""
     for name, kind in fields.items():
         if not isinstance(kind, FieldType):
             mend = f"write {kind.__name__}(…)" if isinstance(kind, type) else "give a type"
             raise wrong(place, f"the field {name!r} is of type {kind!r}", mend)
         if not isinstance(name, str) or not name.isidentifier():
             raise wrong(place, f"a field is named {name!r}", "use letters, digits and _")
+        if name in taken:
+            raise wrong(
+                place,
+                f"{name!r} is declared as {taken[name]} and again as a field",
+                "leave it out of fields",
+            )
 
 
 def _reference_name(topic: str) -> str:
@@ -659,6 +655,10 @@ def _shown(given: Any) -> str:
     return repr(given)[:80]
 
 
+_SHORTEST_US = 1000
+"""A shorter window or delay is a number of days or hours whose unit was forgotten."""
+
+
 class Aggregate:
     """A word of the vocabulary: `mean(payments.amount, by=customer, over=days(7))`.
 
@@ -692,6 +692,12 @@ class Aggregate:
         for what, given in (("over", over), ("delay", delay), ("resolution", resolution)):
             if type(given) is not int:
                 raise wrong(place, f"{what}= of {name}() is {given!r}", "give a duration: days(1)")
+            if 0 < given < _SHORTEST_US:
+                raise wrong(
+                    place,
+                    f"{what}= of {name}() is {given} microseconds",
+                    f"write days({given}), hours({given}) or the like",
+                )
         if not isinstance(by, Entity):
             raise wrong(place, f"by= of {name}() is {by!r}", "give an Entity")
         if over <= 0:

@@ -136,15 +136,9 @@ def _in_log(plan: Plan, stage: StagePlan, rows: pa.RecordBatch) -> npt.NDArray[n
 
 def _history(plan: Plan) -> Iterator[pa.RecordBatch]:
     """The imported rows of the lake in the order of arrival, a date at a time."""
-    table: Any = lake.open_table("events")
-    imported = pc.field("origin_partition") == lake.HISTORY_PARTITION
     labels = _labels(plan)
     waiting = [*([labels] if labels is not None else []), *_versions(plan)]
-    dataset = table.to_pyarrow_dataset() if table is not None else None
-    for day in _dates(table):
-        found = dataset.to_table(filter=imported & (pc.field("event_date") == day))
-        if found.num_rows == 0:
-            continue
+    for found in _by_day():
         events = _events(plan, found)
         newest_us = pc.max(events.column(_ARRIVAL)).as_py()
         known = [pc.less_equal(each.column(_ARRIVAL), newest_us) for each in waiting]
@@ -155,10 +149,18 @@ def _history(plan: Plan) -> Iterator[pa.RecordBatch]:
         yield _in_order(plan, waiting)
 
 
-def _dates(table: Any) -> list[date]:
+def _by_day() -> Iterator[pa.Table]:
+    """The imported events of each day that has some."""
+    table: Any = lake.open_table("events")
     if table is None:
-        return []
-    return sorted({date.fromisoformat(str(p["event_date"])) for p in table.partitions()})
+        return
+    days = sorted({date.fromisoformat(str(p["event_date"])) for p in table.partitions()})
+    dataset = table.to_pyarrow_dataset()
+    imported = pc.field("origin_partition") == lake.HISTORY_PARTITION
+    for day in days:
+        found = dataset.to_table(filter=imported & (pc.field("event_date") == day))
+        if found.num_rows:
+            yield found
 
 
 def _events(plan: Plan, found: pa.Table) -> pa.Table:

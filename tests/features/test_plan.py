@@ -75,6 +75,15 @@ WRONG = {
         "days(0)",
         "make over= positive",
     ),
+    "a duration without its unit": (
+        """
+        mine = FeatureSet("m", event=payments, features=[
+            count(by=customer, over=7),
+        ])
+        """,
+        "over=7",
+        "write days(7)",
+    ),
     "duplicate feature": (
         """
         mine = FeatureSet("m", event=payments, features=[
