@@ -21,6 +21,7 @@ from features.errors import SnapshotError
 from features.expressions import evaluate
 from features.layout import Layout
 from features.plan import Plan
+from features.seen import SeenIds
 from features.state import State
 from features.versions import Versions
 from features.vocabulary import Comparison
@@ -37,10 +38,10 @@ from features.wire import (
     ROW_BITS,
     row_schema,
 )
-from kernels import duplicates
 from kernels.arena import FIRST_CONDITION
 
-_SMALLEST_SEEN = 1024
+SNAPSHOT_FORMAT = 2
+"""Of what `Fold.snapshot` writes; raised when another release could not read it."""
 
 
 class Fold:
@@ -61,8 +62,7 @@ class Fold:
         """The highest log offset folded."""
         self._marks: dict[tuple[int, int], int] = {}
         self._watermarks: dict[int, int] = {}
-        self._seen = duplicates.empty(_SMALLEST_SEEN)
-        self._seen_entries = 0
+        self._seen = SeenIds()
         self._state = State(Layout(self.stage))
         self._versions = {
             LOG_REFERENCES + index: Versions(
@@ -86,7 +86,7 @@ class Fold:
     def state_bytes(self) -> int:
         """Memory of the state, room to grow included."""
         versions = sum(each.nbytes for each in self._versions.values())
-        return self._state.nbytes + int(self._seen.nbytes) + versions
+        return self._state.nbytes + self._seen.nbytes + versions
 
     @property
     def versions(self) -> int:
@@ -241,39 +241,23 @@ class Fold:
         verdict: npt.NDArray[np.int8],
     ) -> None:
         """An id folded before for the same key, within the lateness, is a duplicate."""
-        n = len(hashed_ids)
-        if (self._seen_entries + n) * 2 > len(self._seen):
-            self._rewrite_seen(self._settled_us(), more=n)
-        repeated = np.zeros(n, np.bool_)
-        self._seen_entries += duplicates.judge(
+        repeated = self._seen.judge(
             self._state.hashes(slots),
             hashed_ids,
             times,
             is_label | (verdict != FOLDED),
             self.plan.lateness_us,
-            self._seen,
-            repeated,
+            self._oldest_id_us(self._settled_us()),
         )
         verdict[repeated] = DUPLICATE
 
-    def _rewrite_seen(self, settled_us: int, more: int = 0, only_key: str | None = None) -> None:
-        """Forget event ids that cannot come again, and make room for more."""
-        before_us = NEVER_US if settled_us == NEVER_US else settled_us - self.plan.lateness_us
-        key = 0 if only_key is None else int(hashes(pa.array([only_key]))[0])
-        what = before_us, only_key is not None, key
-        # Of one key there are few, but another batch as large will follow.
-        size = len(self._seen)
-        if only_key is None:
-            kept = duplicates.staying(self._seen, *what)
-            # Room for half as many again, so that it is not rewritten soon.
-            size = max(_SMALLEST_SEEN, 1 << (3 * kept + 2 * more).bit_length())
-        target = duplicates.empty(size)
-        self._seen_entries = duplicates.copy(self._seen, target, *what)
-        self._seen = target
+    def _oldest_id_us(self, settled_us: int) -> int:
+        """An event id from before cannot come again, if no event comes below `settled_us`."""
+        return NEVER_US if settled_us == NEVER_US else settled_us - self.plan.lateness_us
 
     def forget_ids(self, settled_us: int) -> None:
         """Forget event ids that cannot come again, if no event comes below a time (µs)."""
-        self._rewrite_seen(settled_us)
+        self._seen.forget(self._oldest_id_us(settled_us))
 
     def _finish(
         self,
@@ -321,22 +305,24 @@ class Fold:
         self._state.keep_only(slot, settled_us)
         for versions in self._versions.values():
             versions.keep_only(key, settled_us)
-        self._rewrite_seen(settled_us, only_key=key or "")
+        hashed_key = int(hashes(pa.array([key or ""]))[0])
+        self._seen.keep_only(hashed_key, self._oldest_id_us(settled_us))
 
     def snapshot(self) -> bytes:
         """The whole state, to be written somewhere durable; `restore` is its inverse."""
         settled_us = self._settled_us()
-        self._rewrite_seen(settled_us)
+        self.forget_ids(settled_us)
         self._state.forget(settled_us)
         for versions in self._versions.values():
             versions.forget(settled_us)
         state: dict[str, Any] = {
+            "format": SNAPSHOT_FORMAT,
             "fingerprint": self.plan.fingerprint,
             "stage": self.stage.name,
             "offset": self.offset,
             "marks": [[*key, seq] for key, seq in sorted(self._marks.items())],
             "watermarks": sorted(self._watermarks.items()),
-            "seen": self._seen[self._seen[:, 3] == 1].tobytes(),
+            "seen": self._seen.pack(),
             "state": self._state.pack(),
             "versions": [each.pack() for each in self._versions.values()],
         }
@@ -347,12 +333,17 @@ class Fold:
         """Take over the state of a snapshot.
 
         Raises:
-            SnapshotError: it is damaged, or belongs to another plan or stage.
+            SnapshotError: it is damaged, of another format, or belongs to another plan or stage.
         """
         checksum, body = snapshot[:32], snapshot[32:]
         if hashlib.sha256(body).digest() != checksum:
             raise SnapshotError(f"damaged snapshot of {len(snapshot)} bytes: checksum differs")
         state = msgspec.msgpack.decode(body)
+        if state.get("format") != SNAPSHOT_FORMAT:
+            raise SnapshotError(
+                f"the snapshot has format {state.get('format')}, this release reads format "
+                f"{SNAPSHOT_FORMAT}; make the state anew with `penstock bootstrap`"
+            )
         if state["fingerprint"] != self.plan.fingerprint or state["stage"] != self.stage.name:
             raise SnapshotError(
                 f"the snapshot is of plan {state['fingerprint']}, stage {state['stage']!r}; this "
@@ -361,9 +352,7 @@ class Fold:
         self.offset = state["offset"]
         self._marks = {(log, partition): seq for log, partition, seq in state["marks"]}
         self._watermarks = dict(state["watermarks"])
-        self._seen = np.frombuffer(state["seen"], np.int64).reshape(-1, 4)
-        self._seen_entries = len(self._seen)
-        self._rewrite_seen(self._settled_us())
+        self._seen.unpack(state["seen"])
         self._state.unpack(state["state"])
         for versions, packed in zip(self._versions.values(), state["versions"], strict=True):
             versions.unpack(packed)

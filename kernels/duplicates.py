@@ -1,31 +1,34 @@
-"""Which events were seen before: an open-addressed table of (key, identity, event time).
+"""Which events were seen before: entries in the order they came, found by an open-addressed index.
 
-The size is a power of two and at most half of it is in use, so a search ends after a few steps
-(linear probing, Knuth, The Art of Computer Programming, volume 3, section 6.4). Nothing is ever
-taken out: a table that is too full, or holds what is too old, is written anew.
+An entry is (key, identity, event time). The index holds places among the entries, so that it stays
+small enough for a processor's cache; its size is a power of two and at most half of it is in use,
+so a search ends after a few steps (linear probing, Knuth, The Art of Computer Programming, volume
+3, section 6.4). Nothing is taken out of it: entries are closed up, and the index is made anew.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numba import njit
 
 
-def empty(size: int) -> Any:
-    """A table of a power-of-two size: int64 [size, 4], (key, identity, time, 1 where in use)."""
-    return np.zeros((size, 4), np.int64)
-
-
 @njit(cache=True)
-def _place(key: int, identity: int, size: int) -> int:
+def _start(key: int, identity: int, size: int) -> int:
     return (key ^ (identity >> 7) ^ identity) & (size - 1)
 
 
 @njit(cache=True)
 def judge(
-    keys: Any, identities: Any, times: Any, skip: Any, horizon_us: int, seen: Any, out: Any
+    keys: Any,
+    identities: Any,
+    times: Any,
+    skip: Any,
+    horizon_us: int,
+    index: Any,
+    held: Any,
+    entries: int,
+    out: Any,
 ) -> int:
     """Tell which events repeat one of the same key and identity, and remember the others.
 
@@ -33,67 +36,63 @@ def judge(
         keys, identities: int64 [n], hashes.
         times: int64 [n], event times in µs; a repeat lies within `horizon_us` of what it repeats.
         skip: bool [n], rows that are neither judged nor remembered.
-        seen: the table, with room for n more.
+        index: int32 [a power of two], an entry's place + 1, or 0; twice as long as `held`.
+        held: int64 [room, 3], the entries (key, identity, time), with room for n more.
+        entries: how many there are.
         out: bool [n], set where a row is a repeat.
 
     Returns:
-        How many were remembered.
+        How many entries there are now.
     """
-    size = seen.shape[0]
-    remembered = 0
+    size = index.shape[0]
     for i in range(keys.shape[0]):
         if skip[i]:
             continue
-        at = _place(keys[i], identities[i], size)
+        at = _start(keys[i], identities[i], size)
         repeated = False
-        while seen[at, 3]:
+        while index[at]:
+            other = index[at] - 1
             if (
-                seen[at, 0] == keys[i]
-                and seen[at, 1] == identities[i]
-                and abs(seen[at, 2] - times[i]) <= horizon_us
+                held[other, 0] == keys[i]
+                and held[other, 1] == identities[i]
+                and abs(held[other, 2] - times[i]) <= horizon_us
             ):
                 repeated = True
                 break
             at = (at + 1) & (size - 1)
         out[i] = repeated
         if not repeated:
-            seen[at, 0] = keys[i]
-            seen[at, 1] = identities[i]
-            seen[at, 2] = times[i]
-            seen[at, 3] = 1
-            remembered += 1
-    return remembered
+            held[entries, 0] = keys[i]
+            held[entries, 1] = identities[i]
+            held[entries, 2] = times[i]
+            entries += 1
+            index[at] = entries
+    return entries
 
 
 @njit(cache=True)
-def _stays(seen: Any, at: int, before_us: int, only_key: bool, key: int) -> bool:
-    return seen[at, 3] and seen[at, 2] >= before_us and (not only_key or seen[at, 0] == key)
-
-
-@njit(cache=True)
-def staying(seen: Any, before_us: int, only_key: bool, key: int) -> int:
-    """How many entries `copy` would write."""
-    found = 0
-    for at in range(seen.shape[0]):
-        found += _stays(seen, at, before_us, only_key, key)
-    return found
-
-
-@njit(cache=True)
-def copy(seen: Any, target: Any, before_us: int, only_key: bool, key: int) -> int:
-    """Write what is not older than `before_us`, of one key or of all, into an empty table.
+def close_up(held: Any, entries: int, before_us: int, only_key: bool, key: int) -> int:
+    """Keep what is not older than `before_us`, of one key or of all, at the beginning of `held`.
 
     Returns:
-        How many entries were written.
+        How many entries are kept.
     """
-    size = target.shape[0]
-    written = 0
-    for i in range(seen.shape[0]):
-        if not _stays(seen, i, before_us, only_key, key):
-            continue
-        at = _place(seen[i, 0], seen[i, 1], size)
-        while target[at, 3]:
+    kept = 0
+    for i in range(entries):
+        if held[i, 2] >= before_us and (not only_key or held[i, 0] == key):
+            for column in range(3):
+                held[kept, column] = held[i, column]
+            kept += 1
+    return kept
+
+
+@njit(cache=True)
+def fill(index: Any, held: Any, entries: int) -> None:
+    """Make the index of some entries anew."""
+    index[:] = 0
+    size = index.shape[0]
+    for i in range(entries):
+        at = _start(held[i, 0], held[i, 1], size)
+        while index[at]:
             at = (at + 1) & (size - 1)
-        target[at] = seen[i]
-        written += 1
-    return written
+        index[at] = i + 1

@@ -21,22 +21,26 @@ def test_repeats_are_those_a_dictionary_finds(seed: int) -> None:
         expected.append(not skipped and any(abs(t - other) <= horizon for other in before))
         if not skipped and not expected[-1]:
             before.append(t)
-    seen = duplicates.empty(1024)
+    held, index = np.zeros((n, 3), np.int64), np.zeros(2048, np.int32)
     got = np.zeros(n, np.bool_)
-    remembered = duplicates.judge(keys, identities, times, skip, horizon, seen, got)
+    entries = duplicates.judge(keys, identities, times, skip, horizon, index, held, 0, got)
     assert got.tolist() == expected
-    assert remembered == sum(map(len, known.values())) == seen[:, 3].sum()
+    assert entries == sum(map(len, known.values())) == np.count_nonzero(index)
 
 
-def test_copy_leaves_out_what_is_old_and_other_keys() -> None:
-    seen = duplicates.empty(16)
-    keys, times = np.array([1, 1, 2, 2]), np.array([5, 50, 6, 60])
-    identities, none = np.arange(4), np.zeros(4, np.bool_)
-    duplicates.judge(keys, identities, times, none, 0, seen, np.zeros(4, np.bool_))
-    young, of_two = duplicates.empty(16), duplicates.empty(16)
-    assert duplicates.staying(seen, 10, False, 0) == 2
-    assert duplicates.copy(seen, young, 10, False, 0) == 2
-    assert sorted(young[young[:, 3] == 1, 2].tolist()) == [50, 60]
-    assert duplicates.staying(seen, 0, True, 2) == 2
-    assert duplicates.copy(seen, of_two, 0, True, 2) == 2
-    assert set(of_two[of_two[:, 3] == 1, 0].tolist()) == {2}
+@pytest.mark.parametrize(
+    ("before_us", "only", "times"), [(10, None, [50, 60]), (0, 2, [6, 60]), (10, 1, [50])]
+)
+def test_closing_up_leaves_out_what_is_old_and_other_keys(
+    before_us: int, only: int | None, times: list[int]
+) -> None:
+    held = np.array([(1, 0, 5), (1, 1, 50), (2, 2, 6), (2, 3, 60)], np.int64)
+    kept = duplicates.close_up(held, 4, before_us, only is not None, only or 0)
+    assert held[:kept, 2].tolist() == times
+    index = np.ones(16, np.int32)
+    duplicates.fill(index, held, kept)
+    repeated = np.zeros(kept, np.bool_)
+    again = held[:kept].copy()
+    none = np.zeros(kept, np.bool_)
+    assert duplicates.judge(*again.T, none, 0, index, held, kept, repeated) == kept
+    assert repeated.all()
