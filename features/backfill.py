@@ -10,6 +10,7 @@ moves it to `feature_backfill` in one commit: whoever trains always reads the la
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -371,11 +372,17 @@ def _rows(plan: Plan, batch: pa.RecordBatch) -> pa.RecordBatch:
         [
             batch.column(field.name).cast(field.type)
             if field.name in there
-            else pa.nulls(batch.num_rows, field.type)
+            else _nulls(batch.num_rows, field.type)
             for field in row_schema(plan)
         ],
         schema=row_schema(plan),
     )
+
+
+@functools.lru_cache(maxsize=128)
+def _nulls(count: int, kind: pa.DataType) -> pa.Array:
+    """Batches are mostly of one size, and what the lake does not keep is many columns."""
+    return pa.nulls(count, kind)
 
 
 def _output(plan: Plan) -> list[Column]:
