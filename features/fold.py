@@ -7,21 +7,19 @@ the first stage), keeps the windows' state and computes the stage's columns. It 
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.coding import hashes, ints
-from features.errors import SnapshotError
 from features.expressions import evaluate
 from features.layout import Layout
 from features.plan import Plan
 from features.seen import SeenIds
+from features.snapshot import Mark, decode, encode
 from features.state import State
 from features.versions import Versions
 from features.vocabulary import Comparison
@@ -39,9 +37,6 @@ from features.wire import (
     row_schema,
 )
 from kernels.arena import FIRST_CONDITION
-
-SNAPSHOT_FORMAT = 2
-"""Of what `Fold.snapshot` writes; raised when another release could not read it."""
 
 
 class Fold:
@@ -308,54 +303,77 @@ class Fold:
         hashed_key = int(hashes(pa.array([key or ""]))[0])
         self._seen.keep_only(hashed_key, self._oldest_id_us(settled_us))
 
-    def snapshot(self) -> bytes:
-        """The whole state, to be written somewhere durable; `restore` is its inverse."""
+    def compact(self) -> None:
+        """Let go of what no row reaches any more, and of the room that it took."""
         settled_us = self._settled_us()
         self.forget_ids(settled_us)
         self._state.forget(settled_us)
         for versions in self._versions.values():
             versions.forget(settled_us)
-        state: dict[str, Any] = {
-            "format": SNAPSHOT_FORMAT,
-            "fingerprint": self.plan.fingerprint,
-            "stage": self.stage.name,
+
+    def mark(self) -> Mark:
+        """This moment, for a later `changes`."""
+        made = Mark(
+            self.epoch,
+            self._state.generation,
+            self._state.keys,
+            self._seen.entries,
+            tuple(each.generation for each in self._versions.values()),
+        )
+        self._state.generation += 1
+        return made
+
+    @property
+    def epoch(self) -> int:
+        """Another number after a compaction that leaves no changes to tell."""
+        return self._state.epoch + self._seen.epoch
+
+    def changes(self, since: Mark | None = None) -> dict[str, Any] | None:
+        """What has changed since a mark, or the whole state; `take` is the inverse.
+
+        None where it cannot be told because the state has been compacted since.
+        """
+        if since is None:
+            since = Mark(self.epoch, 0, 0, 0, (-1,) * len(self._versions))
+        if since.epoch != self.epoch:
+            return None
+        return {
             "offset": self.offset,
             "marks": [[*key, seq] for key, seq in sorted(self._marks.items())],
             "watermarks": sorted(self._watermarks.items()),
-            "seen": self._seen.pack(),
-            "state": self._state.pack(),
-            "versions": [each.pack() for each in self._versions.values()],
+            "seen": self._seen.pack(since.ids),
+            "state": self._state.pack(since.generation, since.keys),
+            "versions": [
+                each.pack() if each.generation > generation else None
+                for each, generation in zip(self._versions.values(), since.versions, strict=True)
+            ],
         }
-        body = msgspec.msgpack.encode(state)
-        return hashlib.sha256(body).digest() + body
+
+    def take(self, changes: dict[str, Any]) -> None:
+        """Take over what `changes` gave; what it is relative to must have been taken before."""
+        self.offset = changes["offset"]
+        self._marks = {(log, partition): seq for log, partition, seq in changes["marks"]}
+        self._watermarks = dict(changes["watermarks"])
+        self._seen.unpack(changes["seen"])
+        self._state.unpack(changes["state"])
+        for versions, packed in zip(self._versions.values(), changes["versions"], strict=True):
+            if packed is not None:
+                versions.unpack(packed)
+
+    def snapshot(self) -> bytes:
+        """The whole state, compacted, to be written somewhere; `restore` is its inverse."""
+        self.compact()
+        whole = self.changes()
+        assert whole is not None
+        return encode(self.plan, self.stage, whole)
 
     def restore(self, snapshot: bytes) -> None:
-        """Take over the state of a snapshot.
+        """Take over the whole state of a snapshot, in a new fold.
 
         Raises:
             SnapshotError: it is damaged, of another format, or belongs to another plan or stage.
         """
-        checksum, body = snapshot[:32], snapshot[32:]
-        if hashlib.sha256(body).digest() != checksum:
-            raise SnapshotError(f"damaged snapshot of {len(snapshot)} bytes: checksum differs")
-        state = msgspec.msgpack.decode(body)
-        if state.get("format") != SNAPSHOT_FORMAT:
-            raise SnapshotError(
-                f"the snapshot has format {state.get('format')}, this release reads format "
-                f"{SNAPSHOT_FORMAT}; make the state anew with `penstock bootstrap`"
-            )
-        if state["fingerprint"] != self.plan.fingerprint or state["stage"] != self.stage.name:
-            raise SnapshotError(
-                f"the snapshot is of plan {state['fingerprint']}, stage {state['stage']!r}; this "
-                f"process runs plan {self.plan.fingerprint}, stage {self.stage.name!r}"
-            )
-        self.offset = state["offset"]
-        self._marks = {(log, partition): seq for log, partition, seq in state["marks"]}
-        self._watermarks = dict(state["watermarks"])
-        self._seen.unpack(state["seen"])
-        self._state.unpack(state["state"])
-        for versions, packed in zip(self._versions.values(), state["versions"], strict=True):
-            versions.unpack(packed)
+        self.take(decode(self.plan, self.stage, snapshot)[1])
 
 
 def _ints(rows: pa.RecordBatch, name: str) -> Any:

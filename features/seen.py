@@ -17,6 +17,8 @@ class SeenIds:
     def __init__(self) -> None:
         self.entries = 0
         """How many are remembered."""
+        self.epoch = 0
+        """Grows when those that were remembered move to other places."""
         self._held = np.empty((_FEWEST, 3), np.int64)
         self._index = np.zeros(2 * _FEWEST, np.int32)
 
@@ -72,6 +74,7 @@ class SeenIds:
 
     def _close_up(self, before_us: int, key: int | None = None) -> None:
         only = key is not None
+        self.epoch += 1
         self.entries = duplicates.close_up(self._held, self.entries, before_us, only, key or 0)
 
     def _resize(self, room: int) -> None:
@@ -81,13 +84,14 @@ class SeenIds:
         self._index = np.zeros(1 << (2 * len(held) - 1).bit_length(), np.int32)
         duplicates.fill(self._index, self._held, self.entries)
 
-    def pack(self) -> bytes:
-        """All of it as plain bytes; `unpack` is its inverse."""
-        return self._held[: self.entries].tobytes()
+    def pack(self, first: int = 0) -> bytes:
+        """Those from a place on, as plain bytes; `unpack` is its inverse."""
+        return self._held[first : self.entries].tobytes()
 
     def unpack(self, packed: bytes) -> None:
-        """Take over what `pack` gave."""
-        held = np.frombuffer(packed, np.int64).reshape(-1, 3)
-        self.entries = len(held)
-        self._held = held
-        self._resize(half_more(self.entries))
+        """Add those of `pack`."""
+        more = np.frombuffer(packed, np.int64).reshape(-1, 3)
+        self._resize(half_more(self.entries + len(more)))
+        self._held[self.entries : self.entries + len(more)] = more
+        self.entries += len(more)
+        duplicates.fill(self._index, self._held, self.entries)

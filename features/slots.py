@@ -41,8 +41,9 @@ class Slots:
 
     def of(self, keys: pa.Array) -> Ints:
         """The slot of each key, int64 [n]; new keys get one, and `room` may grow."""
-        out = np.empty(len(keys), np.int64)
-        offsets, text = string_buffers(keys)
+        return self._find(*string_buffers(keys), np.empty(len(keys), np.int64))
+
+    def _find(self, offsets: Any, text: Any, out: Ints) -> Ints:
         done = 0
         while True:
             done, self.keys = key_table.find(done, offsets, text, self._table, self.keys, out)
@@ -72,21 +73,20 @@ class Slots:
         key_table.copy(known, slots, self._table)
         self.keys = len(slots)
 
-    def pack(self) -> dict[str, Any]:
-        """All of it as plain bytes; `unpack` is its inverse."""
+    def pack(self, first: int = 0) -> dict[str, Any]:
+        """The keys from a slot on, as plain bytes; `unpack` is its inverse."""
         known = self._table
+        ends = known.end[first : self.keys + 1]
         return {
-            "ends": known.end[: self.keys + 1].tobytes(),
-            "text": known.text[: known.end[self.keys]].tobytes(),
+            "ends": (ends - ends[0]).tobytes(),
+            "text": known.text[ends[0] : ends[-1]].tobytes(),
         }
 
     def unpack(self, packed: dict[str, Any]) -> None:
-        """Take over what `pack` gave."""
+        """Add the keys of `pack`, which get the next slots."""
         ends = np.frombuffer(packed["ends"], np.int64)
         text = np.frombuffer(packed["text"], np.uint8)
-        self._start(len(ends) - 1, len(text))
-        out = np.empty(len(ends) - 1, np.int64)
-        _, self.keys = key_table.find(0, ends, text, self._table, 0, out)
+        self._find(ends, text, np.empty(len(ends) - 1, np.int64))
 
 
 def half_more(size: int) -> int:

@@ -16,7 +16,7 @@ from features.layout import Layout
 from features.slots import Slots
 from features.wire import NEVER_US
 from kernels.arena import Arena
-from kernels.segments import rebuild, reserve
+from kernels.segments import gather, rebuild, reserve
 from kernels.windows import fold_rows
 
 _FEWEST_ROWS = 512
@@ -36,6 +36,11 @@ class State:
         self._slots = Slots()
         self._arena = layout.arena(self._slots.room, _FEWEST_ROWS)
         self._out = np.zeros(0, np.int64)
+        self._changed = np.zeros(self._slots.room, np.int32)
+        self.generation = 1
+        """What a key that changes now is marked with."""
+        self.epoch = 0
+        """Grows when keys get other slots."""
 
     @property
     def keys(self) -> int:
@@ -56,7 +61,8 @@ class State:
     @property
     def nbytes(self) -> int:
         """Memory of all of it, room to grow included."""
-        return self._slots.nbytes + sum(int(array.nbytes) for array in self._arena)
+        arrays = (*self._arena, self._changed)
+        return self._slots.nbytes + sum(int(array.nbytes) for array in arrays)
 
     @property
     def bytes_by_key(self) -> int:
@@ -75,6 +81,7 @@ class State:
         return self._slots.hashes(slots)
 
     def _keep(self, slots: npt.NDArray[np.int64]) -> None:
+        self.epoch += 1
         self._slots.keep(slots)
         self._fit(slots)
 
@@ -84,6 +91,7 @@ class State:
             *(_grown(array[slots], self._slots.room) for array in self._arena[:_BY_KEY]),
             *self._arena[_BY_KEY:],
         )
+        self._changed = _grown(self._changed[slots], self._slots.room)
 
     def fold(
         self,
@@ -100,6 +108,7 @@ class State:
         """Fold rows and give every window's columns, float64 [n]; 0 on rows that are skipped."""
         n = rows.num_rows
         layout = self._layout
+        self._changed[slots] = self.generation
         values = np.empty((len(layout.values), n), np.int64)
         for index, coded in enumerate(layout.values):
             values[index] = coded.of(rows)
@@ -155,27 +164,41 @@ class State:
         self._keep(np.array([] if slot is None else [slot], np.int64))
         self._rebuild(settled_us, 0, slack=8)
 
-    def pack(self) -> dict[str, Any]:
-        """All of it as plain bytes and numbers; `unpack` is its inverse."""
-        arena = self._arena
-        used = int(arena.used[0])
+    def pack(self, generation: int = 0, first: int = 0) -> dict[str, Any]:
+        """Keys that have changed after a generation, as plain bytes and numbers.
+
+        `first` is how many keys there were then; `unpack` is the inverse.
+        """
+        arena, keys = self._arena, self.keys
+        slots = np.flatnonzero(self._changed[:keys] > generation) if generation else np.arange(keys)
+        held = np.empty((int(arena.length[slots].sum()), self._layout.columns), np.int64)
+        gather(arena.held, arena.start, arena.length, slots, held)
         return {
-            **self._slots.pack(),
-            "by_key": [array[: self.keys].tobytes() for array in arena[:_BY_KEY]],
-            "rows": used,
-            "held": arena.held[:used].tobytes(),
+            **self._slots.pack(first),
+            "slots": slots.tobytes(),
+            "by_key": [array[slots].tobytes() for array in arena[:_BY_KEY]],
+            "held": held.tobytes(),
         }
 
     def unpack(self, packed: dict[str, Any]) -> None:
-        """Take over what `pack` gave."""
+        """Take over what `pack` gave, in place of what there was of those keys."""
         self._slots.unpack(packed)
-        keys, used = self.keys, packed["rows"]
-        self._arena = self._layout.arena(self._slots.room, max(_FEWEST_ROWS, used + used // 2))
-        for array, saved in zip(self._arena[:_BY_KEY], packed["by_key"], strict=True):
-            array[:keys] = np.frombuffer(saved, array.dtype).reshape(keys, *array.shape[1:])
-        held = np.frombuffer(packed["held"], np.int64)
-        self._arena.held[:used] = held.reshape(used, self._layout.columns)
-        self._arena.used[0] = used
+        if self._slots.room > len(self._arena.length):
+            self._fit(np.arange(len(self._arena.length)))
+        slots = np.frombuffer(packed["slots"], np.int64)
+        held = np.frombuffer(packed["held"], np.int64).reshape(-1, self._layout.columns)
+        if int(self._arena.used[0]) + len(held) > len(self._arena.held):
+            self._rebuild(NEVER_US, len(held), slack=8)
+        arena = self._arena
+        for array, saved in zip(arena[:_BY_KEY], packed["by_key"], strict=True):
+            array[slots] = np.frombuffer(saved, array.dtype).reshape(len(slots), *array.shape[1:])
+        used = int(arena.used[0])
+        arena.held[used : used + len(held)] = held
+        # They lie anew, one after the other, and get room where it is asked for.
+        length = arena.length[slots]
+        arena.start[slots] = used + np.cumsum(length) - length
+        arena.capacity[slots] = length
+        arena.used[0] = used + len(held)
 
 
 def _grown(array: Any, size: int) -> Any:

@@ -34,6 +34,8 @@ class Versions:
         self._valid_from = np.empty(_FEWEST, np.int64)
         self.entries = 0
         """How many versions are kept."""
+        self.generation = 0
+        """Grows when versions come."""
         self._values: list[pa.RecordBatch] = []
 
     @property
@@ -58,6 +60,7 @@ class Versions:
         """
         added = np.flatnonzero(is_version)
         if len(added):
+            self.generation += 1
             self._make_room(keys.take(pa.array(added)), settled_us)
             self._append(rows.select(self._schema.names).take(pa.array(added)))
         if not self.entries and not len(added):
@@ -98,7 +101,8 @@ class Versions:
         }
 
     def unpack(self, packed: dict[str, Any]) -> None:
-        """Take over what `pack` gave."""
+        """Take over what `pack` gave, in place of all there was."""
+        self._slots = Slots()
         self._slots.unpack(packed)
         self._set_head(np.frombuffer(packed["head"], np.int64))
         self._following = _with_room(np.frombuffer(packed["following"], np.int64), 0)

@@ -172,6 +172,18 @@ def reserve(slots: Any, skip: Any, wanted: Any, arena: Arena, spec: Spec, settle
 
 
 @njit(cache=True)
+def gather(held: Any, start: Any, length: Any, slots: Any, out: Any) -> None:
+    """Write the segments of some slots, int64 [k], one after the other."""
+    at = 0
+    for k in range(slots.shape[0]):
+        begin = start[slots[k]]
+        for j in range(length[slots[k]]):
+            for c in range(held.shape[1]):
+                out[at, c] = held[begin + j, c]
+            at += 1
+
+
+@njit(cache=True, nogil=True)
 def rebuild(arena: Arena, spec: Spec, target: Any, keys: int, slack: int, settled_us: int) -> None:
     """Move the segments to a new matrix, without what no event reaches any more.
 

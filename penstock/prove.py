@@ -565,11 +565,19 @@ def by_stream(plan: Plan, rows: list[Row], seed: int = 0) -> list[Row]:
     for stage in plan.stages:
         fold, out, log = Fold(plan, stage.index), [], []
         restart_at = chance.randrange(len(sent) + 1)
+        whole_at = chance.randrange(restart_at + 1)
         for offset, envelope in enumerate(encode(plan, rows) for rows in sent):
             log.append(envelope)
+            if offset == whole_at:
+                snapshot, mark = fold.snapshot(), fold.mark()
             if offset == restart_at:
-                snapshot, fold = fold.snapshot(), Fold(plan, stage.index)
+                changes = fold.changes(mark)
+                if changes is None:
+                    snapshot = fold.snapshot()
+                fold = Fold(plan, stage.index)
                 fold.restore(snapshot)
+                if changes is not None:
+                    fold.take(changes)
                 # After a restart the log is read again from before the snapshot.
                 again = chance.randrange(offset + 1)
                 for repeated in range(again, offset):

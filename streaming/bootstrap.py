@@ -87,7 +87,8 @@ def bootstrap(plan: Plan, say: Callable[[str], None] | None = None) -> dict[str,
         for fold, store in zip(stage_folds, stage_stores, strict=True):
             # An older id cannot come again: it would be late.
             fold.forget_ids(newest_us)
-            store.write(BOOTSTRAP_OFFSET, fold.snapshot())
+            fold.compact()
+            store.write(store.take(fold))
     return {
         "events": counted[KIND_EVENT],
         "labels": counted[KIND_LABEL],

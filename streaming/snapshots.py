@@ -1,13 +1,19 @@
-"""Where snapshots of a stage's partition lie: written atomically, the last two kept.
+"""Where snapshots of a stage's partition lie: two chains of files, written in turn.
 
-Two are kept so that a damaged newest one is no loss: the log is acknowledged only up to the older.
+A chain is a snapshot of the whole state and the changes since then, each naming by checksum what it
+follows. Each chain has everything, so a damaged file in one of them is no loss: the log is
+acknowledged only up to the older of the two. A file appears under its name when it is complete.
+Whoever restored last removes files; what a process writes that was taken for dead does no harm.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import secrets
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -16,16 +22,53 @@ from features.errors import SnapshotError
 from features.fold import Fold
 from features.plan import Plan
 from features.settings import settings
+from features.snapshot import Mark, checksum, decode, encode
 
 log = logging.getLogger(__name__)
 
-KEPT = 2
+CHAINS = ("a", "b")
+MOST_CHANGES = 64
+"""Files of changes before the whole is written again: a restart reads all of them."""
+
 BOOTSTRAP_OFFSET = -1
 """The offset of a snapshot made from history: nothing of the log is folded yet."""
+
+_NOTHING = -2
+
+
+@dataclass
+class _Chain:
+    """What this process knows of a chain: its newest file, and what is needed to go on from it."""
+
+    name: str
+    offset: int = _NOTHING
+    checksum: bytes = b""
+    mark: Mark | None = None
+    whole_bytes: int = 0
+    changes_bytes: int = 0
+    changes: int = 0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether to begin anew: a restart should not read much more than the state."""
+        return self.changes >= MOST_CHANGES or self.changes_bytes > self.whole_bytes
+
+
+@dataclass
+class Taken:
+    """A stage's state as of an offset, on its way to a file."""
+
+    chain: _Chain
+    state: dict[str, Any]
+    after: bytes
+    mark: Mark
 
 
 class SnapshotStore:
     """The snapshots of one partition of one stage, named by the log offset they cover.
+
+    Their names also tell their checksums: a process that was taken for dead cannot write over
+    what its successor's snapshots follow.
 
     Args:
         plan: the compiled feature set.
@@ -35,56 +78,132 @@ class SnapshotStore:
 
     def __init__(self, plan: Plan, stage: int, partition: int) -> None:
         root = settings().snapshot_uri.rstrip("/")
-        uri = f"{root}/{plan.name}/v{plan.version}/{plan.stages[stage].name}/{partition}"
+        self._plan, self._stage = plan, plan.stages[stage]
+        uri = f"{root}/{plan.name}/v{plan.version}/{self._stage.name}/{partition}"
         self._files, self.folder = fsspec.url_to_fs(uri)
+        self._chains = [_Chain(name) for name in CHAINS]
+        self._damage = ""
+        self._owner = secrets.token_bytes(16)
+
+    @property
+    def newest(self) -> int:
+        """The offset that the newer chain covers; below -1 where there is none."""
+        return max(chain.offset for chain in self._chains)
+
+    @property
+    def covered(self) -> int | None:
+        """The offset that both chains cover: the log is not needed up to it."""
+        offset = min(chain.offset for chain in self._chains)
+        return None if offset == _NOTHING else offset
 
     def offsets(self) -> list[int]:
-        """Offsets of the snapshots there are, oldest first."""
-        if not self._files.exists(self.folder):
-            return []
-        self._files.invalidate_cache(self.folder)
-        names = (path.rsplit("/", 1)[-1] for path in self._files.ls(self.folder, detail=False))
-        return sorted(int(name[:-5]) for name in names if name.endswith(".snap"))
+        """Offsets of the files there are, oldest first."""
+        return sorted(offset for name in CHAINS for offset, _ in self._listed(name))
 
-    def write(self, offset: int, snapshot: bytes) -> list[int]:
-        """Make a snapshot durable, drop all but the last two, and return the offsets kept."""
-        self._files.makedirs(self.folder, exist_ok=True)
-        path = self._path(offset)
-        # The file appears under its name when it is complete, on a disk as in an object store.
-        if isinstance(self._files, LocalFileSystem):
-            _write_durably(Path(path), snapshot)
+    def take(self, fold: Fold) -> Taken:
+        """Copy what the older chain lacks, while nothing else works on the fold."""
+        chain = min(self._chains, key=lambda chain: chain.offset)
+        state = None
+        if chain.mark is not None:
+            if chain.is_due and chain.mark.epoch == fold.epoch:
+                # The other chain has to begin anew as well, and finds the state compacted.
+                fold.compact()
+            state = fold.changes(chain.mark)
+        after = b"" if state is None else chain.checksum
+        if state is None:
+            state = fold.changes()
+        assert state is not None
+        return Taken(chain, state, after, fold.mark())
+
+    def write(self, taken: Taken) -> int:
+        """Make it durable; returns its bytes."""
+        chain, offset = taken.chain, taken.state["offset"]
+        content = encode(self._plan, self._stage, taken.state, taken.after)
+        name = f"{offset}-{checksum(content).hex()[:16]}.snap"
+        self._put(f"{self.folder}/{chain.name}/{name}", content)
+        if taken.after:
+            chain.changes += 1
+            chain.changes_bytes += len(content)
         else:
-            self._files.pipe_file(path, snapshot)
-        offsets = self.offsets()
-        for gone in offsets[:-KEPT]:
-            self._files.rm_file(self._path(gone))
-        return offsets[-KEPT:]
+            if self._is_ours():
+                for gone, path in self._listed(chain.name):
+                    if gone < offset:
+                        self._files.rm_file(path)
+            chain.whole_bytes, chain.changes_bytes, chain.changes = len(content), 0, 0
+        chain.offset, chain.checksum, chain.mark = offset, checksum(content), taken.mark
+        return len(content)
 
-    def restore(self, fold: Fold) -> list[int]:
-        """Restore the newest readable snapshot into a fold; returns the offsets kept.
+    def restore(self, fold: Fold) -> None:
+        """Restore the newest readable snapshot into a new fold, and take over its folder.
 
         Raises:
             SnapshotError: there are snapshots and none of them can be read.
         """
-        offsets = self.offsets()
-        damaged: SnapshotError | None = None
-        for at in range(len(offsets) - 1, -1, -1):
+        self._put(f"{self.folder}/owner", self._owner)
+        found = [self._newest_of(chain) for chain in self._chains]
+        best = max(range(len(CHAINS)), key=lambda i: self._chains[i].offset)
+        if not found[best]:
+            if self.offsets():
+                raise SnapshotError(f"no snapshot in {self.folder} can be used: {self._damage}")
+            return
+        for state in found[best]:
+            fold.take(state)
+        self._chains[best].mark = fold.mark()
+
+    def _is_ours(self) -> bool:
+        """Whether no other process has taken over: it may follow what we would remove."""
+        path = f"{self.folder}/owner"
+        return not self._files.exists(path) or self._files.cat_file(path) == self._owner
+
+    def _newest_of(self, chain: _Chain) -> list[dict[str, Any]]:
+        """The states of a chain's newest readable file and of those it follows, in their order."""
+        files: dict[bytes, tuple[bytes, dict[str, Any]]] = {}
+        sizes: dict[bytes, int] = {}
+        newest: list[tuple[int, bytes]] = []
+        for offset, path in self._listed(chain.name):
+            content = self._files.cat_file(path)
             try:
-                fold.restore(self._files.cat_file(self._path(offsets[at])))
+                files[checksum(content)] = decode(self._plan, self._stage, content)
             except SnapshotError as error:
-                log.warning("%s: %s", self._path(offsets[at]), error)
-                damaged = error
-            else:
-                # A damaged file must not count as one of the two that are kept.
-                for gone in offsets[at + 1 :]:
-                    self._files.rm_file(self._path(gone))
-                return offsets[: at + 1]
-        if damaged is not None:
-            raise SnapshotError(f"no snapshot in {self.folder} can be used: {damaged}")
+                log.warning("%s: %s", path, error)
+                self._damage = str(error)
+                continue
+            sizes[checksum(content)] = len(content)
+            newest.append((offset, checksum(content)))
+        for offset, last in reversed(newest):
+            states, at = [], last
+            while at in files:
+                after, state = files[at]
+                states.append(state)
+                if not after:
+                    chain.offset, chain.checksum = offset, last
+                    chain.whole_bytes, chain.changes = sizes[at], len(states) - 1
+                    return states[::-1]
+                chain.changes_bytes += sizes[at]
+                at = after
+            chain.changes_bytes = 0
+            self._damage = f"what offset {offset} in chain {chain.name} follows is not there"
         return []
 
-    def _path(self, offset: int) -> str:
-        return f"{self.folder}/{offset}.snap"
+    def _listed(self, chain: str) -> list[tuple[int, str]]:
+        """(offset, path) of a chain's files, the oldest first."""
+        folder = f"{self.folder}/{chain}"
+        if not self._files.exists(folder):
+            return []
+        self._files.invalidate_cache(folder)
+        found = []
+        for path in self._files.ls(folder, detail=False):
+            stem, _, kind = path.rsplit("/", 1)[-1].rpartition(".")
+            if kind == "snap":
+                found.append((int(stem.rpartition("-")[0]), path))
+        return sorted(found)
+
+    def _put(self, path: str, content: bytes) -> None:
+        self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        if isinstance(self._files, LocalFileSystem):
+            _write_durably(Path(path), content)
+        else:
+            self._files.pipe_file(path, content)
 
 
 def _write_durably(path: Path, content: bytes) -> None:

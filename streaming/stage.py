@@ -24,7 +24,7 @@ from features.plan import Plan
 from features.wire import KIND_EVENT, VERDICTS, decode, partition_of, row_schema
 from monitoring import metrics
 from streaming.broker import GaplessProducer
-from streaming.snapshots import SnapshotStore
+from streaming.snapshots import BOOTSTRAP_OFFSET, SnapshotStore
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,6 @@ class _Partition:
 
     fold: Fold
     store: SnapshotStore
-    kept: list[int]
     saved_at: float = field(default_factory=time.monotonic)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     pending: deque[tuple[int, Callable[[], Any]]] = field(default_factory=deque)
@@ -122,15 +121,14 @@ class StageHost:
     async def snapshot(self) -> None:
         """Make every partition's state durable and acknowledge what is no longer needed."""
         for partition, held in list(self._partitions.items()):
-            newest = held.kept[-1] if held.kept else -1
-            if held.fold.offset > newest:
+            if held.fold.offset > max(held.store.newest, BOOTSTRAP_OFFSET):
                 await self._snapshot(partition, held)
             self._show(str(partition), held)
 
     async def _restore(self, partition: int, offset: int) -> _Partition:
         store = SnapshotStore(self._plan, self._stage.index, partition)
         fold = Fold(self._plan, self._stage.index)
-        kept = await asyncio.to_thread(store.restore, fold)
+        await asyncio.to_thread(store.restore, fold)
         if offset > fold.offset + 1:
             raise PenstockError(
                 f"{self._stage.topic} [{partition}] continues at offset {offset}, but the newest "
@@ -145,7 +143,7 @@ class StageHost:
             fold.keys,
             offset,
         )
-        held = self._partitions[partition] = _Partition(fold, store, kept)
+        held = self._partitions[partition] = _Partition(fold, store)
         return held
 
     def _route(self, rows: pa.RecordBatch, partition: int) -> None:
@@ -184,16 +182,16 @@ class StageHost:
         async with held.lock:
             self._send_waiting()
             sent = self._producer.sent()
-            offset = held.fold.offset
             # The partition's agent waits for the lock; the other partitions' rows go on.
-            snapshot = await asyncio.to_thread(held.fold.snapshot)
+            taken = await asyncio.to_thread(held.store.take, held.fold)
         await asyncio.to_thread(self._producer.wait_for, sent)
-        held.kept = await asyncio.to_thread(held.store.write, offset, snapshot)
+        written = await asyncio.to_thread(held.store.write, taken)
         held.saved_at = time.monotonic()
-        metrics.STAGE_SNAPSHOT_BYTES.labels(self._stage.name, str(partition)).set(len(snapshot))
-        if len(held.kept) < 2 or self._partitions.get(partition) is not held:
+        metrics.STAGE_SNAPSHOT_BYTES.labels(self._stage.name, str(partition)).set(written)
+        covered = held.store.covered
+        if covered is None or self._partitions.get(partition) is not held:
             return
-        while held.pending and held.pending[0][0] <= held.kept[0]:
+        while held.pending and held.pending[0][0] <= covered:
             held.pending.popleft()[1]()
 
     def _count(self, read: int, folded: pa.RecordBatch) -> None:
