@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,31 +25,45 @@ def records(
 
     `scores` [n] and `decisions` [n] belong to `rows` [n]. Times are RFC 3339 with microseconds.
     """
-    encoder = msgspec.json.Encoder()
     times = rows.column("event_time_us").to_numpy().astype("datetime64[us]")
-    for event_id, key, time, score, decision, partition, offset, broker_time_us in zip(
-        rows.column("event_id").to_pylist(),
-        rows.column(plan.key_field).to_pylist(),
-        np.datetime_as_string(times, unit="us").tolist(),
-        scores.tolist(),
-        decisions,
-        rows.column("origin_partition").to_pylist(),
-        rows.column("origin_offset").to_pylist(),
-        rows.column("broker_time_us").to_pylist(),
-        strict=True,
-    ):
-        yield (
-            key,
-            encoder.encode(
-                {
-                    plan.id_field: event_id,
-                    plan.time_field: f"{time}Z",
-                    "score": score,
-                    "decision": decision,
-                    "model_version": model_version,
-                    "fingerprint": plan.fingerprint,
-                    "origin": {"partition": partition, "offset": offset},
-                    "broker_time_us": broker_time_us,
-                }
+    scored, origin = _structs(plan.id_field, plan.time_field)
+    found = [
+        scored(event_id, f"{time}Z", score, decision, model_version, plan.fingerprint, at, broker)
+        for event_id, time, score, decision, at, broker in zip(
+            rows.column("event_id").to_pylist(),
+            np.datetime_as_string(times, unit="us").tolist(),
+            scores.tolist(),
+            decisions,
+            map(
+                origin,
+                rows.column("origin_partition").to_pylist(),
+                rows.column("origin_offset").to_pylist(),
             ),
+            rows.column("broker_time_us").to_pylist(),
+            strict=True,
         )
+    ]
+    # No JSON value holds a bare newline.
+    values = msgspec.json.Encoder().encode_lines(found).split(b"\n")
+    return zip(rows.column(plan.key_field).to_pylist(), values, strict=False)
+
+
+@functools.cache
+def _structs(id_field: str, time_field: str) -> tuple[Any, Any]:
+    """A record, and its origin."""
+    origin = msgspec.defstruct("Origin", [("partition", int), ("offset", int)], gc=False)
+    scored = msgspec.defstruct(
+        "Scored",
+        [
+            (id_field, str),
+            (time_field, str),
+            ("score", float),
+            ("decision", str),
+            ("model_version", str),
+            ("fingerprint", str),
+            ("origin", origin),
+            ("broker_time_us", int),
+        ],
+        gc=False,
+    )
+    return scored, origin

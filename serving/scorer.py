@@ -215,8 +215,8 @@ class Scorer:
     def _count(self, batch: Batch, decisions: list[str], version: str, committed_us: int) -> None:
         for decision in set(decisions):
             metrics.SCORED.labels(decision, version).inc(decisions.count(decision))
-        for latency_us in (committed_us - batch.rows.column("broker_time_us").to_numpy()).tolist():
-            metrics.SCORE_LATENCY_SECONDS.observe(max(latency_us, 0) / 1e6)
+        waited_us = committed_us - batch.rows.column("broker_time_us").to_numpy()
+        metrics.observe_all(metrics.SCORE_LATENCY_SECONDS, np.maximum(waited_us, 0) / 1e6)
         for cause, number in batch.skipped.items():
             if number:
                 metrics.SCORER_SKIPPED_ROWS.labels(cause).inc(number)

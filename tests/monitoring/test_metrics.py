@@ -5,8 +5,11 @@ import socket
 import subprocess
 import sys
 
-from prometheus_client import Metric
+import numpy as np
+from prometheus_client import CollectorRegistry, Histogram, Metric
 from prometheus_client.parser import text_string_to_metric_families
+
+from monitoring import metrics
 
 SHOW = """
 import sys, urllib.request
@@ -44,3 +47,20 @@ def test_metrics_are_shown_and_a_taken_port_is_told_in_words():
     for family in ours:
         assert re.fullmatch(r"penstock_[a-z_]+", family.name)
         assert family.documentation
+
+
+def test_observing_all_at_once_is_observing_each() -> None:
+    at_once, one_by_one = (
+        Histogram("seconds", "of something", buckets=(0.1, 1.0), registry=CollectorRegistry())
+        for _ in range(2)
+    )
+    values = np.array([0.0, 0.1, 0.1000001, 1.0, 7.5])
+    metrics.observe_all(at_once, values)
+    metrics.observe_all(at_once, np.empty(0))
+    for value in values.tolist():
+        one_by_one.observe(value)
+    samples = [
+        [(s.labels, s.value) for s in h.collect()[0].samples if s.name != "seconds_created"]
+        for h in (at_once, one_by_one)
+    ]
+    assert samples[0] == samples[1]
