@@ -21,11 +21,13 @@ MAGIC = b"PSK1"
 ROW_BITS = 20
 """`seq` of a row in a log is offset × 2^20 + row, so an envelope holds at most 2^20 rows."""
 
-KIND_EVENT, KIND_LABEL, KIND_REFERENCE = 0, 1, 2
+KIND_EVENT, KIND_LABEL, KIND_REFERENCE, KIND_MARKER = 0, 1, 2, 3
 FOLDED, DUPLICATE, LATE = 0, 1, 2
 VERDICTS = ("folded", "duplicate", "late")
 LOG_EVENTS, LOG_LABELS, LOG_STAGES = 0, 1, 2
 """`position_log`: the raw event topic, the raw label topic, then 2 + the stage's index."""
+LOG_MARKERS = 63
+"""What ingest tells the first stage of time, beside the events: a marker's place is its stamp."""
 LOG_REFERENCES = 64
 """The raw topic of a reference: 64 + its index in the plan."""
 

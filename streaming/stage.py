@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from features.errors import PenstockError
 from features.fold import Fold
 from features.plan import Plan
-from features.wire import KIND_EVENT, VERDICTS, decode, partition_of, row_schema
+from features.wire import KIND_EVENT, KIND_MARKER, VERDICTS, decode, partition_of, row_schema
 from monitoring import metrics
 from streaming.broker import GaplessProducer
 from streaming.snapshots import SnapshotStore
@@ -104,7 +104,7 @@ class StageHost:
             metrics.STAGE_FOLD_SECONDS.labels(self._stage.name).observe(
                 time.perf_counter() - started
             )
-            self._count(rows.num_rows, folded)
+            self._count(rows, folded)
             if folded.num_rows:
                 self._route(folded, partition)
 
@@ -149,7 +149,10 @@ class StageHost:
         return held
 
     def _route(self, rows: pa.RecordBatch, partition: int) -> None:
-        """Send rows on, those of the last stage at once and the others by the next key."""
+        """Send rows on, those of the last stage at once and the others by the next key.
+
+        A marker goes to every partition of the next log.
+        """
         if not self._next_key:
             self._producer.send_rows(self._plan, self._target, partition, rows)
             return
@@ -161,8 +164,11 @@ class StageHost:
             np.int64,
         )
         targets = of_key[keys.indices.fill_null(-1).to_numpy()]
-        for target in np.unique(targets):
-            part = rows.take(pa.array(np.flatnonzero(targets == target)))
+        is_marker = rows.column("kind").to_numpy() == KIND_MARKER
+        told = range(self._plan.partitions) if is_marker.any() else np.unique(targets)
+        for target in told:
+            # Together and in order: the next stage drops what is not above the highest position.
+            part = rows.take(pa.array(np.flatnonzero((targets == target) | is_marker)))
             self._waiting.setdefault(int(target), []).append(part)
         self._waiting_rows += rows.num_rows
         if self._waiting_rows >= COALESCE_ROWS:
@@ -196,9 +202,10 @@ class StageHost:
         while held.pending and held.pending[0][0] <= held.kept[0]:
             held.pending.popleft()[1]()
 
-    def _count(self, read: int, folded: pa.RecordBatch) -> None:
+    def _count(self, read: pa.RecordBatch, folded: pa.RecordBatch) -> None:
         name = self._stage.name
-        metrics.STAGE_ROWS.labels(name, "repeated").inc(read - folded.num_rows)
+        read, folded = _without_markers(read), _without_markers(folded)
+        metrics.STAGE_ROWS.labels(name, "repeated").inc(read.num_rows - folded.num_rows)
         for entry in pc.value_counts(folded.column("verdict")).to_pylist():
             metrics.STAGE_ROWS.labels(name, VERDICTS[entry["values"]]).inc(entry["counts"])
 
@@ -208,3 +215,8 @@ class StageHost:
         metrics.STAGE_STATE_BYTES.labels(name, partition).set(held.fold.state_bytes)
         age_s = time.monotonic() - held.saved_at
         metrics.STAGE_SNAPSHOT_AGE_SECONDS.labels(name, partition).set(age_s)
+
+
+def _without_markers(rows: pa.RecordBatch) -> pa.RecordBatch:
+    is_marker = rows.column("kind").to_numpy() == KIND_MARKER
+    return rows.filter(pa.array(~is_marker)) if is_marker.any() else rows

@@ -41,7 +41,7 @@ from features.vocabulary import (
     minutes,
     rate,
 )
-from features.wire import decode
+from features.wire import KIND_MARKER, decode
 from streaming.ingest import Ingest
 from streaming.lake_sink import LakeSink
 from streaming.tokenise import Tokeniser
@@ -183,13 +183,14 @@ def read(topic: str, partitions: int, enough: Callable[[list[Message]], bool]) -
 
 
 def read_rows(plan: Plan, topic: str, rows: int) -> list[dict[str, Any]]:
-    """Decoded rows of an internal topic, at least so many."""
+    """Decoded rows of an internal topic, at least so many; markers are no rows."""
     decoded: dict[tuple[int, int], list[dict[str, Any]]] = {}
 
     def enough(messages: list[Message]) -> bool:
         for message in messages[len(decoded) :]:
             at = (message.partition(), message.offset())
-            decoded[at] = decode(plan, message.value()).to_pylist()
+            found = decode(plan, message.value()).to_pylist()
+            decoded[at] = [row for row in found if row["kind"] != KIND_MARKER]
         return sum(len(batch) for batch in decoded.values()) >= rows
 
     read(topic, plan.partitions, enough)
