@@ -19,7 +19,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from features.catalog import load_plan
 from features.coding import composite_key
 from features.contract import Contract
-from features.errors import ContractError
+from features.errors import ContractError, PenstockError
 from features.plan import Plan
 from features.positions import reading_from
 from features.settings import settings
@@ -42,11 +42,15 @@ from monitoring import metrics
 from streaming import markers
 from streaming.broker import (
     GaplessProducer,
+    bounds,
+    commits,
     consumer_settings,
     end_process,
     instance_id,
     show_lag,
+    unreadable,
     wait_for_topics,
+    watch_topics,
 )
 from streaming.markers import IdleWatch, Stamp, marker_rows
 from streaming.raw_rows import RawRow, RawRows
@@ -68,10 +72,13 @@ PROVE_S = 3.0
 """Half of the session time-out: a process that has not committed for as long may have been replaced
 without knowing, so it commits before it judges."""
 
+PROVE_WITHIN_S = 30.0
+
 _REFUSED = {
     KafkaError.UNKNOWN_MEMBER_ID,
     KafkaError.ILLEGAL_GENERATION,
     KafkaError.REBALANCE_IN_PROGRESS,
+    KafkaError._ASSIGNMENT_LOST,
 }
 """Answers after which the group gives this process its partitions anew."""
 
@@ -258,7 +265,7 @@ class Ingest:
         late: dict[int, list[RawRow]] = {}
         for record in records:
             if record.error() is not None:
-                end_process(f"the raw topics cannot be read: {record.error().str()}")
+                end_process(unreadable(self._consumer, record, _MEND))
             source = self._sources[record.topic()]
             partition = record.partition()
             source.next_offsets[partition] = record.offset() + 1
@@ -310,9 +317,16 @@ class Ingest:
     def _take_over(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Continue each partition where its commit says, with the watermark stored there."""
         begun_s = time.monotonic()
-        places = consumer.committed(partitions, timeout=30)
+        grown = [place for place in partitions if place.partition >= self._plan.partitions]
+        if grown:
+            raise PenstockError(
+                f"{grown[0].topic} has got a partition {grown[0].partition}, the plan of "
+                f"{self._plan.name!r} has {self._plan.partitions}; give the feature set another "
+                "version or its event another topic"
+            )
+        places = commits(consumer, partitions)
         for held in places:
-            low, high = consumer.get_watermark_offsets(held, timeout=30)
+            low, high = bounds(consumer, held)
             offset = reading_from(held.topic, held.partition, held.offset, low, high, _MEND)
             if held.offset < 0 < low:
                 log.warning(
@@ -351,10 +365,13 @@ class Ingest:
         if not self._moved:
             held = ((s.topic, p) for s in self._sources.values() for p in s.next_offsets)
             self._moved.update(list(held)[:1])
+        until = time.monotonic() + PROVE_WITHIN_S
         while not self._commit():
             if self._is_replaced or self._stop.wait(0.2):
                 self._in_hand = []
                 return False
+            if time.monotonic() > until:
+                end_process(f"Kafka takes no commit of the raw topics for {PROVE_WITHIN_S:g} s")
         return True
 
     def _tell(self) -> None:
@@ -423,7 +440,10 @@ class Ingest:
                 gauge = metrics.INGEST_WATERMARK_SECONDS.labels(topic, str(partition))
                 gauge.set(stamp.watermark_us / 1e6)
         try:
-            self._consumer.commit(offsets=offsets, asynchronous=False)
+            answers = self._consumer.commit(offsets=offsets, asynchronous=False)
+            for answer in answers:
+                if answer.error is not None:
+                    raise KafkaException(answer.error)
         except KafkaException as error:
             # Another consumer took over, or the broker is down: what is not committed is repeated
             # with the same values.
@@ -447,8 +467,10 @@ def serve(plan: Plan) -> None:
 
     def work(stop: threading.Event) -> None:
         tokeniser = Tokeniser.from_settings()
-        wait_for_topics([*plan.raw_topics, *(stage.topic for stage in plan.stages)], stop)
+        topics = [*plan.raw_topics, *(stage.topic for stage in plan.stages)]
+        wait_for_topics(topics, stop)
         if not stop.is_set():
+            watch_topics(dict.fromkeys(topics, plan.partitions), stop)
             Ingest(plan, tokeniser).run(stop)
 
     run_service("ingest", work)

@@ -18,12 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.errors import PenstockError
+from features.errors import PositionError
 from features.fold import Fold
 from features.plan import Plan
 from features.wire import KIND_EVENT, KIND_MARKER, VERDICTS, decode, partition_of, row_schema
 from monitoring import metrics
-from streaming.broker import GaplessProducer
+from streaming.broker import RECREATED, GaplessProducer, log_bounds
 from streaming.snapshots import SnapshotStore
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,8 @@ class _Partition:
     fold: Fold
     store: SnapshotStore
     kept: list[int]
+    read: int = -1
+    """The offset last read since the group gave out partitions."""
     saved_at: float = field(default_factory=time.monotonic)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     pending: deque[tuple[int, Callable[[], Any]]] = field(default_factory=deque)
@@ -89,11 +91,14 @@ class StageHost:
 
         Raises:
             WireError: the envelope cannot be read.
-            PenstockError: envelopes between the stage's state and this one are missing.
+            PositionError: the log no longer holds what comes after the stage's state.
         """
         held = self._partitions.get(partition)
         if held is None or offset > held.fold.offset + 1:
             held = await self._restore(partition, offset)
+        elif offset <= held.read:
+            await self._check_end(partition, held.fold.offset)
+        held.read = offset
         async with held.lock:
             held.pending.append((offset, acknowledge))
             if offset <= held.fold.offset:
@@ -118,6 +123,7 @@ class StageHost:
             del self._partitions[gone]
         for held in self._partitions.values():
             held.pending.clear()
+            held.read = -1
 
     async def snapshot(self) -> None:
         """Make every partition's state durable and acknowledge what is no longer needed."""
@@ -132,11 +138,19 @@ class StageHost:
         fold = Fold(self._plan, self._stage.index)
         kept = await asyncio.to_thread(store.restore, fold)
         if offset > fold.offset + 1:
-            raise PenstockError(
-                f"{self._stage.topic} [{partition}] continues at offset {offset}, but the newest "
-                f"snapshot in {store.folder} ends at {fold.offset}: restore the missing snapshots "
-                "or start a new version of the feature set"
+            low, high = await asyncio.to_thread(log_bounds, self._stage.topic, partition)
+            why = (
+                "retention has passed the snapshot"
+                if low > fold.offset + 1
+                else "snapshots are gone"
             )
+            raise PositionError(
+                f"{why}: {self._stage.topic} [{partition}] holds offsets {low} to {high} and is "
+                f"read on from {offset}, but the newest snapshot in {store.folder} ends at "
+                f"{fold.offset}; restore the missing snapshots, or give the feature set a new "
+                "version and run `penstock bootstrap`, which folds the lake's history anew"
+            )
+        await self._check_end(partition, fold.offset)
         log.info(
             "stage %s [%d]: state up to offset %d, %d keys, reading on from %d",
             self._stage.name,
@@ -147,6 +161,15 @@ class StageHost:
         )
         held = self._partitions[partition] = _Partition(fold, store, kept)
         return held
+
+    async def _check_end(self, partition: int, folded: int) -> None:
+        """What was folded must be in the log: else it is another log, to be read from its start."""
+        low, high = await asyncio.to_thread(log_bounds, self._stage.topic, partition)
+        if folded >= high:
+            raise PositionError(
+                f"{self._stage.topic} [{partition}] holds offsets {low} to {high}, but offset "
+                f"{folded} was folded: the topic was deleted and created again; {RECREATED}"
+            )
 
     def _route(self, rows: pa.RecordBatch, partition: int) -> None:
         """Send rows on, those of the last stage at once and the others by the next key.

@@ -1,5 +1,6 @@
 """Idle raw partitions: who is idle, what ingest then tells, and what a crash makes of it."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from features.plan import Plan
 from features.settings import settings
 from features.wire import KIND_MARKER, NEVER_US, decode, late_topic
 from streaming import markers, topics
+from streaming.broker import commits
 from streaming.markers import IdleWatch, Stamp, marker_rows
 from streaming.snapshots import SnapshotStore
 from tests.streaming.chain import (
@@ -65,7 +67,7 @@ def test_nothing_was_read_for_a_while() -> None:
 def quick(stack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Partitions are idle after a moment."""
     stack.require("kafka", "registry")
-    monkeypatch.setattr(markers, "IDLE_S", 1.0)
+    monkeypatch.setattr(markers, "IDLE_S", 3.0)
     monkeypatch.setattr(markers, "TELL_EVERY_S", 0.2)
 
 
@@ -73,22 +75,31 @@ def committed(plan: Plan, partition: int) -> Stamp:
     """What ingest has committed of a raw partition."""
     group = f"penstock.{plan.name}.v{plan.version}.ingest"
     consumer = Consumer({"bootstrap.servers": settings().kafka_bootstrap, "group.id": group})
-    [held] = consumer.committed([TopicPartition(plan.event_topic, partition)], timeout=20)
+    [held] = commits(consumer, [TopicPartition(plan.event_topic, partition)])
     consumer.close()
     return Stamp.of(held.metadata)
 
 
-def told(plan: Plan) -> list[dict[str, Any]]:
-    """The markers in the first stage's log, which holds some."""
-    found: list[dict[str, Any]] = []
+def send_when_idle(plan: Plan, event: dict[str, Any]) -> None:
+    """An event of partition 0 while partition 3, whose newest one is a moment old, is idle."""
+    wait_until(lambda: committed(plan, 3).watermark_us > NEVER_US)
+    time.sleep(markers.IDLE_S + 1)
+    send(plan.event_topic, 0, [event])
+
+
+def raises_told(plan: Plan, partition: int, least_us: int) -> set[tuple[int, int]]:
+    """(offset, watermark) of a raw partition's markers from a watermark on; there are some."""
+    found: set[tuple[int, int]] = set()
 
     def enough(messages: list[Any]) -> bool:
-        found[:] = [
-            row
-            for message in messages
-            for row in decode(plan, message.value()).to_pylist()
+        rows = decode(plan, messages[-1].value()).to_pylist() if messages else []
+        found.update(
+            (row["origin_offset"], row["watermark_us"])
+            for row in rows
             if row["kind"] == KIND_MARKER
-        ]
+            and row["origin_partition"] == partition
+            and row["watermark_us"] >= least_us
+        )
         return bool(found)
 
     read(plan.stages[0].topic, plan.partitions, enough)
@@ -142,7 +153,7 @@ def test_a_late_verdict_after_a_raise_survives_restarts(quick: None) -> None:
     raised_us = START_US + 5 * HOUR_S * 10**6
     send(plan.event_topic, 3, [sale(0, 10)])
     with running(ingest(plan)):
-        send(plan.event_topic, 0, [sale(1, 5 * HOUR_S)])
+        send_when_idle(plan, sale(1, 5 * HOUR_S))
         wait_until(lambda: committed(plan, 3) == Stamp(raised_us, is_raised=True))
     # Who judges these has never seen the event of partition 0; the second is late by a second.
     send(plan.event_topic, 3, [sale(2, 4 * HOUR_S), sale(3, 4 * HOUR_S - 1)])
@@ -159,12 +170,7 @@ def test_a_late_verdict_after_a_raise_survives_restarts(quick: None) -> None:
     # An event has reached it: the partition is no longer raised.
     assert committed(plan, 3) == Stamp(raised_us + 10**6)
     # The log tells from which record on the raise was judged by.
-    raises = {
-        (row["origin_offset"], row["watermark_us"])
-        for row in told(plan)
-        if row["origin_partition"] == 3 and row["watermark_us"] >= raised_us
-    }
-    assert (1, raised_us) in raises
+    assert (1, raised_us) in raises_told(plan, 3, raised_us)
 
 
 @pytest.mark.slow
@@ -184,6 +190,6 @@ def test_a_raise_is_committed_before_it_is_told(
 
     monkeypatch.setattr("streaming.ingest.marker_rows", look)
     with running(ingest(plan)):
-        send(plan.event_topic, 0, [sale(1, 5 * HOUR_S)])
+        send_when_idle(plan, sale(1, 5 * HOUR_S))
         wait_until(lambda: bool(seen))
     assert seen[0] == Stamp(raised_us, is_raised=True)
