@@ -4,6 +4,7 @@ PenstockError
 ├── DefinitionError          a definitions file says something that cannot be compiled
 ├── ContractError            a raw message breaks the contract of its topic
 ├── WireError                an envelope cannot be read
+├── PositionError            a log no longer holds the place a reader stands at
 ├── SnapshotError            a stage snapshot is damaged or belongs to another plan
 ├── GateError                a quality gate refused a batch
 ├── BundleError              a model bundle fails its checks
@@ -32,6 +33,10 @@ class ContractError(PenstockError):
 
 class WireError(PenstockError):
     """An envelope cannot be read, or was packed by another plan."""
+
+
+class PositionError(PenstockError):
+    """A log no longer holds the place a reader stands at; names it, and what the log holds."""
 
 
 class SnapshotError(PenstockError):

@@ -28,6 +28,7 @@ from features.wire import (
     FOLDED,
     KIND_EVENT,
     KIND_LABEL,
+    KIND_MARKER,
     KIND_REFERENCE,
     LOG_EVENTS,
     LOG_REFERENCES,
@@ -57,6 +58,7 @@ class Fold:
         """The highest log offset folded."""
         self._marks: dict[tuple[int, int], int] = {}
         self._watermarks: dict[int, int] = {}
+        self._told_us = NEVER_US
         self._seen = SeenIds()
         self._state = State(Layout(self.stage))
         self._versions = {
@@ -98,8 +100,8 @@ class Fold:
 
         Returns:
             The rows that had not been folded before, with this stage's columns, verdict and
-            position; labels and versions of references pass through. Empty when every row was a
-            repeat.
+            position; labels and versions of references pass through, and of markers the last, if
+            it has something new to tell the next stage. Empty when every row was a repeat.
         """
         seq = (np.int64(offset) << ROW_BITS) + np.arange(rows.num_rows, dtype=np.int64)
         fresh = self._above_marks(rows)
@@ -109,14 +111,49 @@ class Fold:
             seq = seq[fresh]
         if rows.num_rows == 0:
             return rows
-        return self._compute(rows, partition, seq)
+        stamps, watermarks = self._stamps(rows)
+        is_marker = _ints(rows, "kind") == KIND_MARKER
+        if not is_marker.any():
+            folded = self._compute(rows, partition, seq, stamps)
+        else:
+            folded = self._around_markers(rows, partition, seq, stamps, is_marker)
+        # Only now: a batch may span more time than the windows, and its first rows still need
+        # what its last ones have left behind.
+        self._watermarks = watermarks
+        return folded
+
+    def _around_markers(
+        self,
+        rows: pa.RecordBatch,
+        partition: int,
+        seq: npt.NDArray[np.int64],
+        stamps: npt.NDArray[np.int64],
+        is_marker: npt.NDArray[np.bool_],
+    ) -> pa.RecordBatch:
+        """Fold rows among which there are markers."""
+        others = rows.filter(pa.array(~is_marker))
+        if others.num_rows:
+            others = self._compute(others, partition, seq[~is_marker], stamps[~is_marker])
+        at = int(np.flatnonzero(is_marker)[-1])
+        if self._is_last or stamps[at] <= self._told_us:
+            return others
+        self._told_us = int(stamps[at])
+        marker = rows.slice(at, 1)
+        columns = {name: marker.column(name) for name in marker.schema.names}
+        columns["watermark_us"] = pa.array(stamps[at : at + 1], pa.int64())
+        columns |= self._position(partition, seq[at : at + 1])
+        marker = pa.RecordBatch.from_arrays(list(columns.values()), schema=self._schema)
+        before = at + 1 - int(is_marker.sum())
+        return pa.concat_batches([others.slice(0, before), marker, others.slice(before)])
 
     def fold_history(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """Fold rows that were not read from a log, in the order they have.
 
         Their positions and their `<stage>_seq` stay as they are.
         """
-        return rows if rows.num_rows == 0 else self._compute(rows, -1, None)
+        if rows.num_rows == 0:
+            return rows
+        return self._compute(rows, -1, None, _ints(rows, "watermark_us"))
 
     def _above_marks(self, rows: pa.RecordBatch) -> npt.NDArray[np.bool_]:
         """Which rows lie above the highest position folded of their upstream partition."""
@@ -136,7 +173,11 @@ class Fold:
         return fresh
 
     def _compute(
-        self, rows: pa.RecordBatch, partition: int, seq: npt.NDArray[np.int64] | None
+        self,
+        rows: pa.RecordBatch,
+        partition: int,
+        seq: npt.NDArray[np.int64] | None,
+        stamps: npt.NDArray[np.int64],
     ) -> pa.RecordBatch:
         n = rows.num_rows
         kinds = _ints(rows, "kind")
@@ -171,15 +212,8 @@ class Fold:
             self._settled_us(),
         )
         looked_up = self._look_up(rows, (kinds == KIND_EVENT) & ~skip, is_version, times)
-        watermarks = _ints(rows, "watermark_us")
-        if seq is not None:
-            # Only now: a batch may span more time than the windows, and its first rows still need
-            # what its last ones have left behind.
-            watermarks = self._advance_watermarks(rows, watermarks)
         silent = is_label | skip
-        return self._finish(
-            rows, times, silent, verdict, made, looked_up, watermarks, partition, seq
-        )
+        return self._finish(rows, times, silent, verdict, made, looked_up, stamps, partition, seq)
 
     def _look_up(
         self,
@@ -199,15 +233,15 @@ class Fold:
             found |= versions.fold(rows, keys, own, is_event, times, self._settled_us())
         return found
 
-    def _advance_watermarks(
-        self, rows: pa.RecordBatch, stamps: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.int64]:
-        """Take the stamps of rows that have been folded, and give each row the stage's own.
+    def _stamps(self, rows: pa.RecordBatch) -> tuple[npt.NDArray[np.int64], dict[int, int]]:
+        """The stage's own stamp for each row, and the highest of each upstream partition after it.
 
         A stamp says that its upstream partition sends nothing that is older by more than the
         lateness. What leaves this stage carries the smallest stamp over the upstream partitions, so
         the next one may read it in the same way.
         """
+        stamps = _ints(rows, "watermark_us")
+        watermarks: dict[int, int] = {}
         # The first stage reads each raw partition itself; what it has not heard of may still send
         # anything.
         from_events = _ints(rows, "origin_log") == LOG_EVENTS
@@ -218,9 +252,9 @@ class Fold:
             before = self._watermarks.get(partition, NEVER_US)
             heard = np.where(from_events & (upstream == partition), stamps, before)
             highest = np.maximum.accumulate(heard)
-            self._watermarks[partition] = max(before, int(highest[-1]))
+            watermarks[partition] = max(before, int(highest[-1]))
             own = np.minimum(own, np.maximum(highest, before))
-        return np.where(from_events, own, stamps)
+        return np.where(from_events, own, stamps), watermarks
 
     def _settled_us(self) -> int:
         """No upstream partition can still send what is older."""
@@ -267,16 +301,11 @@ class Fold:
         seq: npt.NDArray[np.int64] | None,
     ) -> pa.RecordBatch:
         """Rows with this stage's columns, null where a row has none."""
-        n = rows.num_rows
         columns = {name: rows.column(name) for name in self._schema.names}
         columns["verdict"] = pa.array(verdict, pa.int8())
         columns["watermark_us"] = pa.array(watermarks, pa.int64())
         if seq is not None:
-            columns["position_log"] = pa.array(
-                np.full(n, LOG_STAGES + self.stage.index, np.int8), pa.int8()
-            )
-            columns["position_partition"] = pa.array(np.full(n, partition, np.int32), pa.int32())
-            columns["position_seq"] = pa.array(seq, pa.int64())
+            columns |= self._position(partition, seq)
             columns[self.stage.seq_column] = columns["position_seq"]
         mask = silent if silent.any() else None
         for name, values in made.items():
@@ -288,6 +317,15 @@ class Fold:
                     values = evaluate(column.formula, columns, times)
                     columns[column.name] = pa.array(values, pa.float64(), mask=mask)
         return pa.RecordBatch.from_arrays(list(columns.values()), schema=self._schema)
+
+    def _position(self, partition: int, seq: npt.NDArray[np.int64]) -> dict[str, pa.Array]:
+        """Where rows lie in this stage's log."""
+        n = len(seq)
+        return {
+            "position_log": pa.array(np.full(n, LOG_STAGES + self.stage.index, np.int8)),
+            "position_partition": pa.array(np.full(n, partition, np.int32)),
+            "position_seq": pa.array(seq, pa.int64()),
+        }
 
     def keep_only(self, key: str | None, settled_us: int = NEVER_US) -> None:
         """Forget every key but one: rows that come sorted by key need no more.
@@ -341,6 +379,7 @@ class Fold:
             "offset": self.offset,
             "marks": [[*key, seq] for key, seq in sorted(self._marks.items())],
             "watermarks": sorted(self._watermarks.items()),
+            "told": self._told_us,
             "seen": self._seen.pack(since.ids),
             "state": self._state.pack(since.generation, since.keys),
             "versions": [
@@ -354,6 +393,7 @@ class Fold:
         self.offset = changes["offset"]
         self._marks = {(log, partition): seq for log, partition, seq in changes["marks"]}
         self._watermarks = dict(changes["watermarks"])
+        self._told_us = changes["told"]
         self._seen.unpack(changes["seen"])
         self._state.unpack(changes["state"])
         for versions, packed in zip(self._versions.values(), changes["versions"], strict=True):

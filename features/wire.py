@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +24,13 @@ MAGIC = b"PSK1"
 ROW_BITS = 20
 """`seq` of a row in a log is offset × 2^20 + row, so an envelope holds at most 2^20 rows."""
 
-KIND_EVENT, KIND_LABEL, KIND_REFERENCE = 0, 1, 2
+KIND_EVENT, KIND_LABEL, KIND_REFERENCE, KIND_MARKER = 0, 1, 2, 3
 FOLDED, DUPLICATE, LATE = 0, 1, 2
 VERDICTS = ("folded", "duplicate", "late")
 LOG_EVENTS, LOG_LABELS, LOG_STAGES = 0, 1, 2
 """`position_log`: the raw event topic, the raw label topic, then 2 + the stage's index."""
+LOG_MARKERS = 63
+"""What ingest tells the first stage of time, beside the events: a marker's place is its stamp."""
 LOG_REFERENCES = 64
 """The raw topic of a reference: 64 + its index in the plan."""
 
@@ -129,14 +132,17 @@ def encode(plan: Plan, rows: pa.RecordBatch) -> bytes:
     return MAGIC + bytes.fromhex(plan.fingerprint) + rows.serialize().to_pybytes()
 
 
-def decode(plan: Plan, payload: bytes) -> pa.RecordBatch:
+def decode(plan: Plan, payload: bytes | None) -> pa.RecordBatch:
     """Unpack an envelope.
 
     Raises:
         WireError: it is no envelope, is damaged, or another plan packed it.
     """
-    if payload[:4] != MAGIC:
-        raise WireError(f"not an envelope: it begins with {payload[:4]!r}, not {MAGIC!r}")
+    if payload is None or payload[:4] != MAGIC:
+        begin = "nothing" if not payload else repr(payload[:4])
+        raise WireError(f"not an envelope: it begins with {begin}, not {MAGIC!r}")
+    if len(payload) < 12:
+        raise WireError(f"damaged envelope of {len(payload)} bytes: its plan is missing")
     packed_by = payload[4:12].hex()
     if packed_by != plan.fingerprint:
         raise WireError(
@@ -144,9 +150,26 @@ def decode(plan: Plan, payload: bytes) -> pa.RecordBatch:
             "give the changed feature set a new version"
         )
     try:
-        return pa.ipc.read_record_batch(pa.py_buffer(memoryview(payload)[12:]), row_schema(plan))
-    except (pa.ArrowInvalid, OSError) as error:
+        body = pa.py_buffer(memoryview(payload)[12:])
+        rows = pa.ipc.read_record_batch(body, row_schema(plan))
+        rows.validate()
+    except (pa.ArrowException, OSError) as error:
         raise WireError(f"damaged envelope of {len(payload)} bytes: {error}") from error
+    return rows
+
+
+def decode_record(plan: Plan, record: Any) -> pa.RecordBatch:
+    """Unpack the envelope that a message of confluent-kafka holds.
+
+    Raises:
+        WireError: as of `decode`, with the record's place: a log of ours has no bad records, so
+            its reader ends and passes over nothing.
+    """
+    try:
+        return decode(plan, record.value())
+    except WireError as error:
+        place = f"{record.topic()} [{record.partition()}] offset {record.offset()}"
+        raise WireError(f"{place}: {error}") from error
 
 
 @dataclass(frozen=True)

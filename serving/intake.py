@@ -66,12 +66,7 @@ def take(plan: Plan, messages: Sequence[Message], marks: dict[int, int]) -> Batc
     parts: list[pa.RecordBatch] = []
     for message in messages:
         partition = message.partition()
-        try:
-            rows = wire.decode(plan, message.value())
-        except WireError as error:
-            raise WireError(
-                f"{message.topic()}/{partition} at offset {message.offset()}: {error}"
-            ) from error
+        rows = wire.decode_record(plan, message)
         next_offset[partition] = message.offset() + 1
         mark = new_marks.get(partition, marks.get(partition, NOTHING_TAKEN))
         keep, new_marks[partition] = _events_above(rows, mark, skipped)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
 import time
 from typing import Any
@@ -22,8 +23,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from features import wire
 from features.catalog import load_plan
-from features.errors import ServiceUnavailableError
+from features.errors import PenstockError, PositionError, ServiceUnavailableError
 from features.plan import Plan
+from features.positions import reading_from
 from features.settings import settings as shared_settings
 from monitoring import metrics
 from serving import scored
@@ -57,17 +59,19 @@ class Scorer:
         self._stopping = threading.Event()
         self._champions = ChampionWatch(plan, options)
         self._instance = f"penstock-{plan.name}-v{plan.version}-scorer-0"
+        self._group = f"penstock-{plan.name}-v{plan.version}-scorer"
         self._transactions = Transactions(bootstrap, self._instance, self._stopping)
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap,
-                "group.id": f"penstock-{plan.name}-v{plan.version}-scorer",
+                "group.id": self._group,
                 # A restarted scorer takes its partitions back at once under the same name.
                 "group.instance.id": self._instance,
                 "session.timeout.ms": 6000,
                 "heartbeat.interval.ms": 1500,
                 "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
+                # `_place` says where to begin; nothing is jumped over unseen.
+                "auto.offset.reset": "error",
                 # Not for the features topic, which has no transactions: it makes the broker hold
                 # back a committed offset while the transaction that moves it is undecided.
                 "isolation.level": "read_committed",
@@ -75,6 +79,7 @@ class Scorer:
             }
         )
         self._marks: dict[int, int] = {}
+        self._was_placed = False
         self._champion: LoadedBundle | None = None
         self._drift_event: dict[str, Any] | None = None
         self._observed_s = 0.0
@@ -89,6 +94,7 @@ class Scorer:
         Raises:
             ServiceUnavailableError: the transactions were taken over or ended by the broker.
             WireError: the features topic holds what another plan packed.
+            PositionError: the features topic no longer holds what comes after the last score.
         """
         self._champions.start()
         try:
@@ -144,7 +150,12 @@ class Scorer:
                 f"Kafka at {self._bootstrap} ended the scorer's reading: {error.str()}; another "
                 "scorer of the same name may have started: start this one again"
             )
-        logger.warning("scorer: reading %s: %s", self._plan.features_topic, error.str())
+        topic = self._plan.features_topic
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            raise PositionError(f"{topic} lost what was to be read: {error.str()}; {self._mend()}")
+        if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART and self._was_placed:
+            raise PositionError(f"{topic} was deleted under the scorer; {self._mend()}")
+        logger.warning("scorer: reading %s: %s", topic, error.str())
         self._stopping.wait(1.0)
 
     def _on_client_error(self, error: KafkaError) -> None:
@@ -160,12 +171,13 @@ class Scorer:
         while partitions:
             try:
                 committed = self._consumer.committed(partitions, timeout=10)
+                self._check(committed)
             except KafkaException as failure:
                 logger.warning("scorer: cannot read committed offsets: %s", failure.args[0].str())
                 if self._stopping.wait(1.0):
                     return
                 continue
-            self._marks = {tp.partition: mark_of(tp) for tp in committed}
+            self._was_placed = True
             self._consumer.assign(committed)
             logger.info(
                 "scorer: reads %s from %s", self._plan.features_topic,
@@ -173,6 +185,32 @@ class Scorer:
             )  # fmt: skip
             return
         self._marks = {}
+
+    def _check(self, committed: list[TopicPartition]) -> None:
+        """Take the marks, and set offsets to where the log is to be read on."""
+        topic, partitions = self._plan.features_topic, self._plan.partitions
+        marks = {}
+        for at in committed:
+            if at.partition >= partitions:
+                raise PositionError(
+                    f"{topic} has got a partition {at.partition}, the plan has {partitions}: give "
+                    "the feature set a new version"
+                )
+            low, high = self._consumer.get_watermark_offsets(at, timeout=10)
+            marks[at.partition] = mark_of(at)
+            if at.offset < 0 < low:
+                logger.warning(
+                    "scorer: %s [%d] is read from offset %d on, the first it still holds",
+                    topic, at.partition, low,
+                )  # fmt: skip
+            at.offset = reading_from(topic, at.partition, at.offset, low, high, self._mend())
+        self._marks = marks
+
+    def _mend(self) -> str:
+        return (
+            "events it held were not scored: give the feature set a new version, or go on without "
+            f"them by moving the offsets of the group {self._group!r}"
+        )
 
     def _follow_champion(self) -> LoadedBundle | None:
         """The version for the next batch; a change of it starts drift and its gauges anew."""
@@ -246,5 +284,9 @@ def main() -> None:
     scorer = Scorer(load_plan(shared.feature_set), shared.kafka_bootstrap, serving_settings())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: scorer.stop())
-    scorer.run()
+    try:
+        scorer.run()
+    except PenstockError as error:
+        logger.critical("scorer: %s", error)
+        sys.exit(1)
     logger.info("scorer: ended")

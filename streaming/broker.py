@@ -10,13 +10,23 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
+from features.errors import PenstockError
 from features.plan import Plan
 from features.settings import settings
 from features.wire import encode
@@ -26,6 +36,9 @@ log = logging.getLogger(__name__)
 
 MAX_ENVELOPE_BYTES = 512 * 1024
 """Half of a topic's default limit; larger envelopes are split."""
+
+LOOK_EVERY_S = 10.0
+"""How soon a topic that was deleted or given more partitions ends the processes that use it."""
 
 _LONGEST_WAIT_S = 15.0
 _EXIT_CODE = 70  # EX_SOFTWARE
@@ -65,13 +78,140 @@ def wait_for_topics(topics: Iterable[str], stop: threading.Event) -> None:
         wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
 
+def watch_topics(topics: Mapping[str, int], stop: threading.Event) -> None:
+    """Check the topics' numbers of partitions now, and end the process once a topic changes.
+
+    A topic that is deleted, also one that is created again under its name, takes records with it
+    that were never read; one that gets more partitions gives keys other partitions.
+
+    Args:
+        topics: by name, the number of partitions that the plan says.
+        stop: ends the watch.
+
+    Raises:
+        PenstockError: a topic has another number of partitions.
+    """
+    client = admin()
+    first = _described(client, topics)
+    for topic, (_, partitions) in first.items():
+        if partitions != topics[topic]:
+            raise PenstockError(_other_partitions(topic, partitions, topics[topic]))
+
+    def watch() -> None:
+        absent: set[str] = set()
+        while not stop.wait(LOOK_EVERY_S):
+            try:
+                found = _described(client, topics)
+            except KafkaException:
+                # The process waits for its broker by itself.
+                continue
+            for topic, (identity, partitions) in found.items():
+                if first.get(topic, (identity, 0))[0] != identity:
+                    end_process(f"topic {topic!r} was deleted and created again; {RECREATED}")
+                if partitions != topics[topic]:
+                    end_process(_other_partitions(topic, partitions, topics[topic]))
+            # A broker that has just come back may not know every topic yet.
+            gone = first.keys() - found.keys()
+            for topic in sorted(gone & absent):
+                end_process(f"topic {topic!r} was deleted; {RECREATED}")
+            absent = gone
+
+    threading.Thread(target=watch, name="topics", daemon=True).start()
+
+
+RECREATED = (
+    "what it held is gone: give the feature set a new version, and run `penstock apply` and "
+    "`penstock bootstrap`"
+)
+
+
+def _described(client: AdminClient, topics: Iterable[str]) -> dict[str, tuple[str, int]]:
+    """The id and the number of partitions of each topic there is."""
+    found = {}
+    for topic, outcome in client.describe_topics(
+        TopicCollection(list(topics)), request_timeout=10
+    ).items():
+        try:
+            described = outcome.result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise
+        else:
+            found[topic] = (str(described.topic_id), len(described.partitions))
+    return found
+
+
+def _other_partitions(topic: str, partitions: int, wanted: int) -> str:
+    return (
+        f"topic {topic!r} has {partitions} partitions, the plan has {wanted}, and keys would "
+        "change their places: give the feature set another version or its event another topic"
+    )
+
+
+def bounds(consumer: Consumer, place: TopicPartition) -> tuple[int, int]:
+    """The first offset of a partition and the one after its last, as a consumer may read them."""
+    low, high = _patiently(lambda: consumer.get_watermark_offsets(place, timeout=10))
+    return low, high
+
+
+def commits(consumer: Consumer, places: list[TopicPartition]) -> list[TopicPartition]:
+    """What the consumer's group has committed of partitions."""
+    found: list[TopicPartition] = _patiently(lambda: consumer.committed(places, timeout=10))
+    return found
+
+
+def _patiently(ask: Callable[[], Any]) -> Any:
+    """Ask the brokers until they answer, for half a minute: new ones do not know everything yet."""
+    until = time.monotonic() + 30
+    while True:
+        try:
+            return ask()
+        except KafkaException as error:
+            if time.monotonic() > until:
+                raise
+            log.warning("Kafka: %s; asking again", error.args[0].str())
+            time.sleep(0.2)
+
+
+def log_bounds(topic: str, partition: int) -> tuple[int, int]:
+    """The first offset a partition holds, and the one after its last."""
+    place = TopicPartition(topic, partition)
+    client = admin()
+    low, high = (
+        client.list_offsets({place: spec}, request_timeout=30)[place].result().offset
+        for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
+    )
+    return low, high
+
+
+def unreadable(consumer: Consumer, message: Message, mend: str) -> str:
+    """Why a consumer was given an error in place of a message.
+
+    Args:
+        consumer: it was given to.
+        message: the error.
+        mend: what to do where the log no longer holds what was to be read.
+    """
+    error, topic, partition = message.error(), message.topic(), message.partition()
+    if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+        return f"topic {topic!r} was deleted; {RECREATED}"
+    if error.code() != KafkaError._AUTO_OFFSET_RESET:
+        return f"{topic} cannot be read: {error.str()}"
+    low, high = bounds(consumer, TopicPartition(topic, partition))
+    return (
+        f"{topic} [{partition}] cannot be read on from offset {message.offset()}: it holds offsets "
+        f"{low} to {high}; {mend}"
+    )
+
+
 def consumer_settings(group: str, **more: Any) -> dict[str, Any]:
     """Settings of a consumer that commits by itself, never behind our back."""
     return {
         "bootstrap.servers": settings().kafka_bootstrap,
         "group.id": group,
         "enable.auto.commit": False,
-        "auto.offset.reset": "earliest",
+        # No reader jumps unseen: each looks where it stands (features/positions.py).
+        "auto.offset.reset": "error",
         "error_cb": say_broker_error,
         "fetch.wait.max.ms": 100,
         "session.timeout.ms": 6000,

@@ -4,7 +4,7 @@ It judges what only the raw log can tell: whether a record keeps its contract, l
 its broker time, or comes late. Each verdict is a function of the raw log, so a crash can only
 repeat rows with the same values, which the first stage drops by their position. The running maximum
 event time of a raw partition, which lateness is judged against, is kept in the metadata of the
-partition's committed offset.
+partition's committed offset. Partitions that get nothing are moved on (streaming/markers.py).
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import threading
 import time
 from operator import itemgetter
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from features.catalog import load_plan
 from features.coding import composite_key
 from features.contract import Contract
-from features.errors import ContractError
+from features.errors import ContractError, PenstockError
 from features.plan import Plan
+from features.positions import reading_from
 from features.settings import settings
 from features.wire import (
     FOLDED,
@@ -38,14 +39,20 @@ from features.wire import (
     partition_of,
 )
 from monitoring import metrics
+from streaming import markers
 from streaming.broker import (
     GaplessProducer,
+    bounds,
+    commits,
     consumer_settings,
     end_process,
     instance_id,
     show_lag,
+    unreadable,
     wait_for_topics,
+    watch_topics,
 )
+from streaming.markers import IdleWatch, Stamp, marker_rows
 from streaming.raw_rows import RawRow, RawRows
 from streaming.service import run_service
 from streaming.tokenise import Tokeniser
@@ -62,6 +69,26 @@ rows 2.8."""
 
 COMMIT_EVERY_S = 1.0
 """A crash repeats at most this much; a commit waits for every delivery before it."""
+
+
+PROVE_S = 3.0
+"""Half of the session time-out: a process that has not committed for as long may have been replaced
+without knowing, so it commits before it judges."""
+
+PROVE_WITHIN_S = 30.0
+
+_REFUSED = {
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.REBALANCE_IN_PROGRESS,
+    KafkaError._ASSIGNMENT_LOST,
+}
+"""Answers after which the group gives this process its partitions anew."""
+
+_MEND = (
+    "what it held never reached the features: give the feature set a new version, import what is "
+    "missing into the lake and run `penstock bootstrap`"
+)
 
 
 class Source:
@@ -100,6 +127,30 @@ class Source:
         self.rows = RawRows(plan, kind, log, columns)
         self.watermarks_us: dict[int, int] = {}
         self.next_offsets: dict[int, int] = {}
+        self._raised_us: dict[int, int] = {}
+
+    def stamp(self, partition: int) -> Stamp:
+        """How far a partition is."""
+        watermark_us = self.watermarks_us.get(partition, NEVER_US)
+        return Stamp(watermark_us, watermark_us == self._raised_us.get(partition))
+
+    def take_over(self, partition: int, offset: int, stamp: Stamp) -> None:
+        """Continue a partition where its commit says."""
+        self.forget(partition)
+        self.next_offsets[partition] = offset
+        if stamp.watermark_us > NEVER_US:
+            self.watermarks_us[partition] = stamp.watermark_us
+        if stamp.is_raised:
+            self._raised_us[partition] = stamp.watermark_us
+
+    def move_on(self, partition: int, watermark_us: int) -> None:
+        """Raise the watermark of an idle partition."""
+        self.watermarks_us[partition] = self._raised_us[partition] = watermark_us
+
+    def forget(self, partition: int) -> None:
+        """The partition is another process's."""
+        for held in (self.next_offsets, self.watermarks_us, self._raised_us):
+            held.pop(partition, None)
 
     def judge(self, record: Message) -> tuple[RawRow, int]:
         """A record's row, and the partition of the target it belongs to; -1 when it is late.
@@ -158,6 +209,14 @@ class Ingest:
             )
         )
         self._moved: set[tuple[str, int]] = set()
+        self._in_hand: list[Message] = []
+        self._stop = threading.Event()
+        # Until the group has given out partitions, none is ours.
+        self._is_replaced = True
+        self._proved_s = 0.0
+        self._idle = IdleWatch()
+        self._told_us: dict[int, int] = {}
+        self._tell_at_s = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set, then commit what is done."""
@@ -167,11 +226,16 @@ class Ingest:
             on_revoke=self._give_up,
             on_lost=self._forget,
         )
+        self._stop = stop
         committed_at = time.monotonic()
         while not stop.is_set():
-            records = self._read()
-            if records:
-                self._handle(records)
+            self._poll()
+            if self._in_hand and time.monotonic() - self._proved_s > PROVE_S:
+                self._prove()
+            if time.monotonic() > self._tell_at_s:
+                self._tell()
+            if self._in_hand and not self._is_replaced:
+                self._handle(self._in_hand)
             self._producer.poll()
             if time.monotonic() - committed_at > COMMIT_EVERY_S:
                 self._commit()
@@ -180,21 +244,23 @@ class Ingest:
         self._commit()
         self._consumer.close()
 
-    def _read(self) -> list[Message]:
+    def _poll(self) -> None:
+        """Read what is to be handled together; a rebalance takes out what is no longer ours."""
+        self._in_hand = []
         first = self._consumer.poll(0.1)
         if first is None:
-            return []
-        records = [first]
+            return
+        self._in_hand.append(first)
         until = time.monotonic() + PACK_S
-        while len(records) < MAX_RECORDS:
-            records += self._consumer.consume(MAX_RECORDS - len(records), 0)
+        while len(self._in_hand) < MAX_RECORDS:
+            found = self._consumer.consume(MAX_RECORDS - len(self._in_hand), 0)
+            self._in_hand += found
             left_s = until - time.monotonic()
             if left_s <= 0:
                 break
             more = self._consumer.poll(left_s)
             if more is not None:
-                records.append(more)
-        return records
+                self._in_hand.append(more)
 
     def _handle(self, records: list[Message]) -> None:
         outcomes = {topic: [0, 0, 0] for topic in self._sources}
@@ -202,7 +268,7 @@ class Ingest:
         late: dict[int, list[RawRow]] = {}
         for record in records:
             if record.error() is not None:
-                end_process(f"the raw topics cannot be read: {record.error().str()}")
+                end_process(unreadable(self._consumer, record, _MEND))
             source = self._sources[record.topic()]
             partition = record.partition()
             source.next_offsets[partition] = record.offset() + 1
@@ -253,46 +319,146 @@ class Ingest:
 
     def _take_over(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Continue each partition where its commit says, with the watermark stored there."""
-        for held in consumer.committed(partitions, timeout=30):
-            source = self._sources[held.topic]
-            source.watermarks_us.pop(held.partition, None)
-            if held.metadata:
-                source.watermarks_us[held.partition] = int(held.metadata)
-        # Offsets are left to the broker's commit: the same that was just read.
-        consumer.assign(partitions)
+        begun_s = time.monotonic()
+        grown = [place for place in partitions if place.partition >= self._plan.partitions]
+        if grown:
+            raise PenstockError(
+                f"{grown[0].topic} has got a partition {grown[0].partition}, the plan of "
+                f"{self._plan.name!r} has {self._plan.partitions}; give the feature set another "
+                "version or its event another topic"
+            )
+        places = commits(consumer, partitions)
+        for held in places:
+            low, high = bounds(consumer, held)
+            offset = reading_from(held.topic, held.partition, held.offset, low, high, _MEND)
+            if held.offset < 0 < low:
+                log.warning(
+                    "%s [%d] is read from offset %d on, the first it still holds",
+                    held.topic,
+                    held.partition,
+                    low,
+                )
+            held.offset = offset
+            self._sources[held.topic].take_over(held.partition, offset, Stamp.of(held.metadata))
+            if held.topic == self._plan.event_topic:
+                self._idle.forget(held.partition)
+                self._told_us.pop(held.partition, None)
+        consumer.assign(places)
+        self._is_replaced, self._proved_s = False, begun_s
+        # What was raised before is told before anything is judged by it.
+        self._tell_at_s = 0.0
 
     def _give_up(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         self._commit()
         self._forget(_, partitions)
 
     def _forget(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        for gone in partitions:
-            self._moved.discard((gone.topic, gone.partition))
+        gone = {(place.topic, place.partition) for place in partitions}
+        self._moved -= gone
+        for topic, partition in gone:
+            self._sources[topic].forget(partition)
+        self._in_hand = [r for r in self._in_hand if (r.topic(), r.partition()) not in gone]
 
-    def _commit(self) -> None:
+    def _prove(self) -> bool:
+        """Commit, as only the owner of partitions can; waits for the broker.
+
+        False where it refuses, or the process is to stop: what is in hand is not to be judged.
+        After a refusal the group gives out the partitions anew.
+        """
         if not self._moved:
+            held = ((s.topic, p) for s in self._sources.values() for p in s.next_offsets)
+            self._moved.update(list(held)[:1])
+        until = time.monotonic() + PROVE_WITHIN_S
+        while not self._commit():
+            if self._is_replaced or self._stop.wait(0.2):
+                self._in_hand = []
+                return False
+            if time.monotonic() > until:
+                end_process(f"Kafka takes no commit of the raw topics for {PROVE_WITHIN_S:g} s")
+        return True
+
+    def _tell(self) -> None:
+        """Move idle partitions on, and tell the first stage how far each partition is."""
+        if self._is_replaced:
             return
+        now_s = time.monotonic()
+        self._tell_at_s = now_s + markers.TELL_EVERY_S
+        source = self._sources[self._plan.event_topic]
+        raised = self._move_on(source, now_s)
+        self._moved |= {(source.topic, partition) for partition in raised}
+        if raised and not self._prove():
+            return
+        told = [
+            (partition, offset, source.stamp(partition).watermark_us)
+            for partition, offset in source.next_offsets.items()
+            if source.stamp(partition).watermark_us > self._told_us.get(partition, NEVER_US)
+        ]
+        if not told:
+            return
+        rows = marker_rows(self._plan, told)
+        for target in range(self._plan.partitions):
+            self._producer.send_rows(self._plan, source.target, target, rows)
+        self._told_us |= {partition: watermark_us for partition, _, watermark_us in told}
+
+    def _move_on(self, source: Source, now_s: float) -> list[int]:
+        """Raise the watermarks of idle partitions; returns which were."""
+        places = [TopicPartition(source.topic, p) for p in range(self._plan.partitions)]
+        try:
+            committed = self._consumer.committed(places, timeout=5)
+        except KafkaException as error:
+            log.warning("no watermarks of idle partitions: %s", error.args[0].str())
+            return []
+        stamps = {held.partition: Stamp.of(held.metadata) for held in committed}
+        stamps |= {partition: source.stamp(partition) for partition in source.next_offsets}
+        idle, active_us = self._idle.look(stamps, now_s)
+        raised = []
+        for partition, offset in source.next_offsets.items():
+            place = TopicPartition(source.topic, partition)
+            _, end = self._consumer.get_watermark_offsets(place, cached=True)
+            is_quiet = self._idle.is_quiet(partition, offset, now_s)
+            if partition not in idle or active_us <= stamps[partition].watermark_us:
+                continue
+            # A transaction's end is an offset that nobody reads.
+            if 0 <= end <= offset or is_quiet:
+                source.move_on(partition, active_us)
+                raised.append(partition)
+        return raised
+
+    def _commit(self) -> bool:
+        """Commit what has been handled; false where it is not known to be committed."""
+        if not self._moved:
+            return True
         self._producer.flush()
+        begun_s = time.monotonic()
         offsets = []
         for topic, partition in self._moved:
             source = self._sources[topic]
-            watermark_us = source.watermarks_us.get(partition, NEVER_US)
+            stamp = source.stamp(partition)
             offsets.append(
                 TopicPartition(
-                    topic, partition, source.next_offsets[partition], metadata=str(watermark_us)
+                    topic, partition, source.next_offsets[partition], metadata=str(stamp)
                 )
             )
-            if watermark_us > NEVER_US:
+            if stamp.watermark_us > NEVER_US:
                 gauge = metrics.INGEST_WATERMARK_SECONDS.labels(topic, str(partition))
-                gauge.set(watermark_us / 1e6)
+                gauge.set(stamp.watermark_us / 1e6)
         try:
-            self._consumer.commit(offsets=offsets, asynchronous=False)
+            answers = self._consumer.commit(offsets=offsets, asynchronous=False)
+            for answer in answers:
+                if answer.error is not None:
+                    raise KafkaException(answer.error)
         except KafkaException as error:
             # Another consumer took over, or the broker is down: what is not committed is repeated
             # with the same values.
-            log.warning("commit refused: %s", error.args[0].str())
-            return
+            refusal: KafkaError = error.args[0]
+            log.warning("commit refused: %s", refusal.str())
+            if refusal.fatal() or refusal.code() == KafkaError.FENCED_INSTANCE_ID:
+                end_process("another process of this name reads the raw topics")
+            self._is_replaced = self._is_replaced or refusal.code() in _REFUSED
+            return False
         self._moved.clear()
+        self._proved_s = begun_s
+        return True
 
 
 def _label_stage(plan: Plan) -> int:
@@ -304,8 +470,10 @@ def serve(plan: Plan) -> None:
 
     def work(stop: threading.Event) -> None:
         tokeniser = Tokeniser.from_settings()
-        wait_for_topics([*plan.raw_topics, *(stage.topic for stage in plan.stages)], stop)
+        topics = [*plan.raw_topics, *(stage.topic for stage in plan.stages)]
+        wait_for_topics(topics, stop)
         if not stop.is_set():
+            watch_topics(dict.fromkeys(topics, plan.partitions), stop)
             Ingest(plan, tokeniser).run(stop)
 
     run_service("ingest", work)

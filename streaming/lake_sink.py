@@ -26,11 +26,20 @@ from confluent_kafka import Consumer, Message, TopicPartition
 from features import lake
 from features.catalog import load_plan
 from features.plan import Plan
+from features.positions import reading_from
 from features.settings import settings
-from features.wire import dead_letter_topic, decode, late_topic
+from features.wire import dead_letter_topic, decode_record, late_topic
 from monitoring import metrics
 from streaming import lake_rows
-from streaming.broker import consumer_settings, end_process, show_lag, wait_for_topics
+from streaming.broker import (
+    bounds,
+    consumer_settings,
+    end_process,
+    show_lag,
+    unreadable,
+    wait_for_topics,
+    watch_topics,
+)
 from streaming.service import run_service
 
 log = logging.getLogger(__name__)
@@ -39,6 +48,11 @@ COMMIT_EVERY_S = 2.0
 """Each commit is a file per table and date; analysts wait this long for a row."""
 
 COMMIT_ROWS = 20_000
+
+_MEND = (
+    "the lake lacks what it held: set PENSTOCK_LAKE_URI to another folder to begin a lake with "
+    "what the topics still hold, or restore the tables' backup"
+)
 
 Source = tuple[str, int]
 """(topic, partition)."""
@@ -124,11 +138,7 @@ class LakeSink:
         self._consumer = Consumer(
             consumer_settings(
                 f"penstock.{plan.name}.v{plan.version}.lake-sink",
-                **{
-                    "isolation.level": "read_committed",
-                    # A table that was emptied by hand starts from what the topics still hold.
-                    "auto.offset.reset": "earliest",
-                },
+                **{"isolation.level": "read_committed"},
             )
         )
 
@@ -175,7 +185,12 @@ class LakeSink:
             self._commit(feed, rows, feed.moved(read))
 
     def _start(self, source: Source) -> int:
-        return min(f.next_offset[source] for f in self._feeds if source[0] in f.topics)
+        """Where to read on: a lake without rows of a source begins with what its topic holds."""
+        at = min(f.next_offset[source] for f in self._feeds if source[0] in f.topics)
+        low, high = bounds(self._consumer, TopicPartition(*source))
+        if at == 0 < low:
+            log.warning("%s [%d] is read from offset %d on, the first it still holds", *source, low)
+        return reading_from(*source, at or -1, low, high, _MEND)
 
     def _read(self, stop: threading.Event) -> list[Message]:
         messages: list[Message] = []
@@ -191,14 +206,14 @@ class LakeSink:
                 continue
             for message in (first, *self._consumer.consume(500, 0)):
                 if message.error() is not None:
-                    end_process(f"the topics cannot be read: {message.error().str()}")
+                    end_process(unreadable(self._consumer, message, _MEND))
                 rows_bytes += len(message.value() or b"")
                 messages.append(message)
         return messages
 
     def _unpack(self, messages: list[Message]) -> tuple[pa.Table, npt.NDArray[np.int64]]:
         """The rows of one partition's envelopes, and the offset each came with."""
-        batches = [decode(self._plan, message.value()) for message in messages]
+        batches = [decode_record(self._plan, message) for message in messages]
         offsets = [message.offset() for message in messages]
         sizes = [batch.num_rows for batch in batches]
         return pa.Table.from_batches(batches), np.repeat(np.array(offsets, np.int64), sizes)
@@ -253,8 +268,10 @@ def serve(plan: Plan) -> None:
     """Run the lake sink of a plan until SIGTERM."""
 
     def work(stop: threading.Event) -> None:
-        wait_for_topics([topic for feed in feeds(plan) for topic in feed.topics], stop)
+        topics = [topic for feed in feeds(plan) for topic in feed.topics]
+        wait_for_topics(topics, stop)
         if not stop.is_set():
+            watch_topics(dict.fromkeys(topics, plan.partitions), stop)
             LakeSink(plan).run(stop)
 
     run_service("lake-sink", work)

@@ -2,7 +2,8 @@
 
 It is a consumer of its own: however slow the online store is, scores do not wait for it. Offsets
 are committed after the write, and a vector that is written again changes nothing, nor does one
-that another sink has overtaken.
+that another sink has overtaken. It holds the newest vectors and no history, so what retention has
+taken before it was read is said in the log and passed over.
 """
 
 from __future__ import annotations
@@ -16,13 +17,21 @@ import pyarrow.compute as pc
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from features.catalog import load_plan
-from features.errors import ServiceUnavailableError, WireError
+from features.errors import ServiceUnavailableError
 from features.online import OnlineStore
 from features.plan import Plan
 from features.settings import settings
-from features.wire import FOLDED, KIND_EVENT, decode
+from features.wire import FOLDED, KIND_EVENT, decode_record
 from monitoring import metrics
-from streaming.broker import consumer_settings, end_process, show_lag, wait_for_topics
+from streaming.broker import (
+    commits,
+    consumer_settings,
+    end_process,
+    show_lag,
+    unreadable,
+    wait_for_topics,
+    watch_topics,
+)
 from streaming.service import run_service
 
 log = logging.getLogger(__name__)
@@ -46,12 +55,16 @@ class OnlineStoreSink:
         self._plan = plan
         self._store = OnlineStore(plan)
         self._consumer = Consumer(
-            consumer_settings(f"penstock.{plan.name}.v{plan.version}.online-store")
+            consumer_settings(
+                f"penstock.{plan.name}.v{plan.version}.online-store",
+                **{"auto.offset.reset": "earliest"},
+            )
         )
+        self._next_offsets: dict[int, int] = {}
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set."""
-        self._consumer.subscribe([self._plan.features_topic])
+        self._consumer.subscribe([self._plan.features_topic], on_assign=self._take_over)
         while not stop.is_set():
             first = self._consumer.poll(0.25)
             if first is not None:
@@ -60,17 +73,18 @@ class OnlineStoreSink:
         self._consumer.close()
         self._store.close()
 
+    def _take_over(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        committed = commits(consumer, partitions)
+        self._next_offsets = {at.partition: max(0, at.offset) for at in committed}
+
     def _take(self, messages: list[Message], stop: threading.Event) -> None:
         batches = []
         for message in messages:
             if message.error() is not None:
-                end_process(f"{self._plan.features_topic} cannot be read: {message.error().str()}")
-            try:
-                batches.append(decode(self._plan, message.value()))
-            except WireError as error:
-                # The scorer answers for what cannot be read; here it only has no vector.
-                log.error("offset %d passed over: %s", message.offset(), error)
-        if batches and not self._write(pa.Table.from_batches(batches), stop):
+                end_process(unreadable(self._consumer, message, "start this process again"))
+            self._say_jump(message)
+            batches.append(decode_record(self._plan, message))
+        if not self._write(pa.Table.from_batches(batches), stop):
             return
         try:
             self._consumer.commit(offsets=_after(messages), asynchronous=False)
@@ -79,6 +93,21 @@ class OnlineStoreSink:
                 "offsets not committed: %s; the rows are written again", error.args[0].str()
             )
         show_lag(self._consumer)
+
+    def _say_jump(self, message: Message) -> None:
+        partition, offset = message.partition(), message.offset()
+        expected = self._next_offsets.get(partition, offset)
+        if offset != expected:
+            log.warning(
+                "%s [%d] goes on at offset %d instead of %d: retention has passed what was not "
+                "read, or the topic was created again; vectors that were only there come with "
+                "their keys' next events",
+                message.topic(),
+                partition,
+                offset,
+                expected,
+            )
+        self._next_offsets[partition] = offset + 1
 
     def _write(self, rows: pa.Table, stop: threading.Event) -> bool:
         """Write until the online store has taken it; false when stopped before."""
@@ -115,6 +144,7 @@ def serve(plan: Plan) -> None:
     def work(stop: threading.Event) -> None:
         wait_for_topics([plan.features_topic], stop)
         if not stop.is_set():
+            watch_topics({plan.features_topic: plan.partitions}, stop)
             OnlineStoreSink(plan).run(stop)
 
     run_service("online-store", work)

@@ -18,12 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.errors import PenstockError
+from features.errors import PositionError
 from features.fold import Fold
 from features.plan import Plan
-from features.wire import KIND_EVENT, VERDICTS, decode, partitions_of, row_schema
+from features.wire import KIND_EVENT, KIND_MARKER, VERDICTS, decode, partitions_of, row_schema
 from monitoring import metrics
-from streaming.broker import GaplessProducer
+from streaming.broker import RECREATED, GaplessProducer, log_bounds
 from streaming.snapshots import BOOTSTRAP_OFFSET, SnapshotStore
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,8 @@ class _Partition:
 
     fold: Fold
     store: SnapshotStore
+    read: int = -1
+    """The offset last read since the group gave out partitions."""
     saved_at: float = field(default_factory=time.monotonic)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     pending: deque[tuple[int, Callable[[], Any]]] = field(default_factory=deque)
@@ -88,11 +90,14 @@ class StageHost:
 
         Raises:
             WireError: the envelope cannot be read.
-            PenstockError: envelopes between the stage's state and this one are missing.
+            PositionError: the log no longer holds what comes after the stage's state.
         """
         held = self._partitions.get(partition)
         if held is None or offset > held.fold.offset + 1:
             held = await self._restore(partition, offset)
+        elif offset <= held.read:
+            await self._check_end(partition, held.fold.offset)
+        held.read = offset
         async with held.lock:
             held.pending.append((offset, acknowledge))
             if offset <= held.fold.offset:
@@ -103,7 +108,7 @@ class StageHost:
             metrics.STAGE_FOLD_SECONDS.labels(self._stage.name).observe(
                 time.perf_counter() - started
             )
-            self._count(rows.num_rows, folded)
+            self._count(rows, folded)
             if folded.num_rows:
                 self._route(folded, partition)
 
@@ -117,6 +122,7 @@ class StageHost:
             del self._partitions[gone]
         for held in self._partitions.values():
             held.pending.clear()
+            held.read = -1
 
     async def snapshot(self) -> None:
         """Make every partition's state durable and acknowledge what is no longer needed."""
@@ -130,11 +136,19 @@ class StageHost:
         fold = Fold(self._plan, self._stage.index)
         await asyncio.to_thread(store.restore, fold)
         if offset > fold.offset + 1:
-            raise PenstockError(
-                f"{self._stage.topic} [{partition}] continues at offset {offset}, but the newest "
-                f"snapshot in {store.folder} ends at {fold.offset}: restore the missing snapshots "
-                "or start a new version of the feature set"
+            low, high = await asyncio.to_thread(log_bounds, self._stage.topic, partition)
+            why = (
+                "retention has passed the snapshot"
+                if low > fold.offset + 1
+                else "snapshots are gone"
             )
+            raise PositionError(
+                f"{why}: {self._stage.topic} [{partition}] holds offsets {low} to {high} and is "
+                f"read on from {offset}, but the newest snapshot in {store.folder} ends at "
+                f"{fold.offset}; restore the missing snapshots, or give the feature set a new "
+                "version and run `penstock bootstrap`, which folds the lake's history anew"
+            )
+        await self._check_end(partition, fold.offset)
         log.info(
             "stage %s [%d]: state up to offset %d, %d keys, reading on from %d",
             self._stage.name,
@@ -146,8 +160,20 @@ class StageHost:
         held = self._partitions[partition] = _Partition(fold, store)
         return held
 
+    async def _check_end(self, partition: int, folded: int) -> None:
+        """What was folded must be in the log: else it is another log, to be read from its start."""
+        low, high = await asyncio.to_thread(log_bounds, self._stage.topic, partition)
+        if folded >= high:
+            raise PositionError(
+                f"{self._stage.topic} [{partition}] holds offsets {low} to {high}, but offset "
+                f"{folded} was folded: the topic was deleted and created again; {RECREATED}"
+            )
+
     def _route(self, rows: pa.RecordBatch, partition: int) -> None:
-        """Send rows on, those of the last stage at once and the others by the next key."""
+        """Send rows on, those of the last stage at once and the others by the next key.
+
+        A marker goes to every partition of the next log.
+        """
         if not self._next_key:
             self._producer.send_rows(self._plan, self._target, partition, rows)
             return
@@ -156,13 +182,12 @@ class StageHost:
         if keys.null_count:
             # What has no such key, a version of another stage's reference, stays where it is.
             targets[keys.is_null().to_numpy(zero_copy_only=False)] = partition
-        order = np.argsort(targets, kind="stable")
-        rows, targets = rows.take(pa.array(order)), targets[order]
-        begin = 0
-        for end in [*(np.flatnonzero(np.diff(targets)) + 1).tolist(), len(targets)]:
-            part = rows.slice(begin, end - begin)
-            self._waiting.setdefault(int(targets[begin]), []).append(part)
-            begin = end
+        is_marker = rows.column("kind").to_numpy() == KIND_MARKER
+        told = range(self._plan.partitions) if is_marker.any() else np.unique(targets)
+        for target in told:
+            # Together and in order: the next stage drops what is not above the highest position.
+            part = rows.take(pa.array(np.flatnonzero((targets == target) | is_marker)))
+            self._waiting.setdefault(int(target), []).append(part)
         self._waiting_rows += rows.num_rows
         if self._waiting_rows >= COALESCE_ROWS:
             self._send_waiting()
@@ -195,9 +220,10 @@ class StageHost:
         while held.pending and held.pending[0][0] <= covered:
             held.pending.popleft()[1]()
 
-    def _count(self, read: int, folded: pa.RecordBatch) -> None:
+    def _count(self, read: pa.RecordBatch, folded: pa.RecordBatch) -> None:
         name = self._stage.name
-        metrics.STAGE_ROWS.labels(name, "repeated").inc(read - folded.num_rows)
+        read, folded = _without_markers(read), _without_markers(folded)
+        metrics.STAGE_ROWS.labels(name, "repeated").inc(read.num_rows - folded.num_rows)
         for entry in pc.value_counts(folded.column("verdict")).to_pylist():
             metrics.STAGE_ROWS.labels(name, VERDICTS[entry["values"]]).inc(entry["counts"])
 
@@ -207,3 +233,8 @@ class StageHost:
         metrics.STAGE_STATE_BYTES.labels(name, partition).set(held.fold.state_bytes)
         age_s = time.monotonic() - held.saved_at
         metrics.STAGE_SNAPSHOT_AGE_SECONDS.labels(name, partition).set(age_s)
+
+
+def _without_markers(rows: pa.RecordBatch) -> pa.RecordBatch:
+    is_marker = rows.column("kind").to_numpy() == KIND_MARKER
+    return rows.filter(pa.array(~is_marker)) if is_marker.any() else rows

@@ -22,7 +22,13 @@ from features.errors import PenstockError
 from features.plan import Plan
 from features.settings import settings
 from monitoring import metrics
-from streaming.broker import GaplessProducer, end_process, instance_id, wait_for_topics
+from streaming.broker import (
+    GaplessProducer,
+    end_process,
+    instance_id,
+    wait_for_topics,
+    watch_topics,
+)
 from streaming.service import set_up_logging
 from streaming.stage import StageHost, warm_up
 
@@ -137,11 +143,13 @@ def serve(plan: Plan) -> None:
     set_up_logging()
     try:
         metrics.serve(settings().metrics_port, settings().bind_host)
-    except ValueError as error:
+        topics = [*(stage.topic for stage in plan.stages), plan.features_topic]
+        never = threading.Event()
+        wait_for_topics(topics, never)
+        watch_topics(dict.fromkeys(topics, plan.partitions), never)
+    except (PenstockError, ValueError) as error:
         log.critical("stages: %s", error)
         sys.exit(1)
-    topics = [*(stage.topic for stage in plan.stages), plan.features_topic]
-    wait_for_topics(topics, threading.Event())
     for stage in plan.stages:
         warm_up(plan, stage.index)
     sys.setswitchinterval(SWITCH_INTERVAL_S)

@@ -76,7 +76,7 @@ def test_an_empty_envelope_keeps_the_mark():
 
 def test_a_damaged_envelope_is_named_by_its_place():
     damaged = Message(topic=PLAN.features_topic, partition=3, offset=9, value=b"PSK1nonsense")
-    with pytest.raises(WireError, match=rf"{PLAN.features_topic}/3 at offset 9"):
+    with pytest.raises(WireError, match=rf"{PLAN.features_topic} \[3\] offset 9"):
         take(PLAN, [damaged], {})
 
 

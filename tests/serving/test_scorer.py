@@ -5,6 +5,8 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from serving.scorer import Scorer
 from serving.settings import ServingSettings
@@ -19,6 +21,7 @@ from tests.serving.parts import (
     wait_for,
     write_bundle,
 )
+from tests.streaming.chain import send
 
 
 @pytest.fixture
@@ -169,6 +172,42 @@ def test_a_second_scorer_of_the_same_name_ends_the_first(plan, topics, champion,
             assert ids(topics.scores(6)) == list(range(6))
             assert new.poll() is None, log.read_text()
     assert old.returncode not in (0, None)
+
+
+@pytest.mark.slow
+def test_a_scorer_never_jumps(plan, topics, champion, tmp_path):
+    log = tmp_path / "scorer.log"
+    with scorer_process(plan, log) as process:
+        for n in range(4):
+            topics.send(rows_of(plan, n, 1))
+        topics.scores(4)
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+    for n in range(4, 8):
+        topics.send(rows_of(plan, n, 1))
+    place = TopicPartition(plan.features_topic, 0, 6)
+    client = AdminClient({"bootstrap.servers": topics.bootstrap})
+    client.delete_records([place])[place].result(60)
+    with scorer_process(plan, log) as process:
+        assert process.wait(60) != 0
+    said = log.read_text()
+    assert f"retention has passed the commit: {plan.features_topic} [0]" in said
+    assert "from offset 4, but the log holds offsets 6 to 8, so 2 were removed unread" in said
+    assert f"offsets of the group 'penstock-{plan.name}-v1-scorer'" in said
+    assert ids(topics.scores()) == [0, 1, 2, 3]
+
+
+@pytest.mark.slow
+def test_a_poisoned_envelope_ends_the_scorer(plan, topics, champion, tmp_path):
+    log = tmp_path / "scorer.log"
+    topics.send(rows_of(plan, 0, 1))
+    send(plan.features_topic, 0, [b"hello"])
+    topics.send(rows_of(plan, 1, 1))
+    for _ in range(2):
+        with scorer_process(plan, log) as process:
+            assert process.wait(60) != 0
+    assert f"{plan.features_topic} [0] offset 1: not an envelope" in log.read_text()
+    assert ids(topics.scores()) in ([], [0])
 
 
 def test_an_idle_scorer_ends_when_another_takes_its_name(plan, topics, champion, tmp_path):

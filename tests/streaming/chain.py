@@ -4,6 +4,7 @@
 """
 
 import importlib
+import itertools
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
+from features.fold import Fold
 from features.plan import Plan, compile_plan
 from features.settings import settings
 from features.types import FieldType
@@ -41,7 +43,7 @@ from features.vocabulary import (
     minutes,
     rate,
 )
-from features.wire import decode
+from features.wire import KIND_MARKER, decode
 from streaming.ingest import Ingest
 from streaming.lake_sink import LakeSink
 from streaming.tokenise import Tokeniser
@@ -183,13 +185,14 @@ def read(topic: str, partitions: int, enough: Callable[[list[Message]], bool]) -
 
 
 def read_rows(plan: Plan, topic: str, rows: int) -> list[dict[str, Any]]:
-    """Decoded rows of an internal topic, at least so many."""
+    """Decoded rows of an internal topic, at least so many; markers are no rows."""
     decoded: dict[tuple[int, int], list[dict[str, Any]]] = {}
 
     def enough(messages: list[Message]) -> bool:
         for message in messages[len(decoded) :]:
             at = (message.partition(), message.offset())
-            decoded[at] = decode(plan, message.value()).to_pylist()
+            found = decode(plan, message.value()).to_pylist()
+            decoded[at] = [row for row in found if row["kind"] != KIND_MARKER]
         return sum(len(batch) for batch in decoded.values()) >= rows
 
     read(topic, plan.partitions, enough)
@@ -223,15 +226,20 @@ def ingest(plan: Plan) -> Ingest:
 
 
 @contextmanager
-def service(name: str, plan: Plan, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A service as a process; its log is `folder/<name>.log`."""
-    environment = os.environ | {
-        "PENSTOCK_TOKEN_KEY": TOKEN_KEY,
-        "PENSTOCK_HOME": str(folder),
-        "PENSTOCK_LAKE_URI": str(folder / "lake"),
-        "PENSTOCK_SNAPSHOT_URI": str(folder / "snapshots"),
-        "PENSTOCK_METRICS_PORT": "0",
-    }
+def service(name: str, plan: Plan, folder: Path, **more: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A service as a process, with more in its environment; its log is `folder/<name>.log`."""
+    folder.mkdir(exist_ok=True)
+    environment = (
+        os.environ
+        | {
+            "PENSTOCK_TOKEN_KEY": TOKEN_KEY,
+            "PENSTOCK_HOME": str(folder),
+            "PENSTOCK_LAKE_URI": str(folder / "lake"),
+            "PENSTOCK_SNAPSHOT_URI": str(folder / "snapshots"),
+            "PENSTOCK_METRICS_PORT": "0",
+        }
+        | more
+    )
     with (folder / f"{name}.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.streaming.chain", name, plan.name],
@@ -252,9 +260,24 @@ def service(name: str, plan: Plan, folder: Path) -> Iterator[subprocess.Popen[by
                 process.wait()
 
 
+def raise_at(fold: int) -> None:
+    """Let this process's folding raise once it has folded so many envelopes."""
+    whole, folded = Fold.fold, itertools.count()
+
+    def raising(self: Fold, *args: Any) -> Any:
+        # The stages fold a row each before they begin.
+        if next(folded) == fold:
+            raise RuntimeError("raised by the test")
+        return whole(self, *args)
+
+    Fold.fold = raising  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
     module = importlib.import_module(f"streaming.{sys.argv[1]}")
     if hasattr(module, "SNAPSHOT_EVERY_S"):
         # Tests live seconds; they must see snapshots, acknowledgements and replays.
         module.SNAPSHOT_EVERY_S = 0.7
+    if "RAISE_AT_FOLD" in os.environ:
+        raise_at(int(os.environ["RAISE_AT_FOLD"]))
     module.serve(plan_of(sys.argv[2]))
