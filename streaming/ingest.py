@@ -9,6 +9,7 @@ partition's committed offset.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -23,6 +24,7 @@ from features.errors import ContractError
 from features.plan import Plan
 from features.settings import settings
 from features.wire import (
+    CUT_FROM,
     FOLDED,
     KIND_EVENT,
     KIND_LABEL,
@@ -32,6 +34,7 @@ from features.wire import (
     LOG_LABELS,
     LOG_REFERENCES,
     NEVER_US,
+    REPLAY_OF,
     DeadLetter,
     dead_letter_topic,
     late_topic,
@@ -196,7 +199,7 @@ class Ingest:
     def _handle(self, records: list[Message]) -> None:
         outcomes = {topic: [0, 0, 0] for topic in self._sources}
         accepted: dict[tuple[str, int], list[RawRow]] = {}
-        late: dict[int, list[RawRow]] = {}
+        late: dict[int, list[tuple[bytes | None, RawRow]]] = {}
         for record in records:
             if record.error() is not None:
                 end_process(f"the raw topics cannot be read: {record.error().str()}")
@@ -212,7 +215,8 @@ class Ingest:
                 continue
             if target < 0:
                 outcomes[source.topic][1] += 1
-                late.setdefault(partition, []).append(row)
+                replay_of = dict(record.headers() or []).get(REPLAY_OF)
+                late.setdefault(partition, []).append((replay_of, row))
             else:
                 outcomes[source.topic][0] += 1
                 accepted.setdefault((source.topic, target), []).append(row)
@@ -221,10 +225,14 @@ class Ingest:
             batch = source.rows.batch(rows, FOLDED)
             sent = self._producer.send_rows(self._plan, source.target, target, batch)
             metrics.INGEST_ENVELOPES.labels(source.target).inc(sent)
-        for partition, rows in late.items():
-            source = self._sources[self._plan.event_topic]
-            batch = source.rows.batch(rows, LATE)
-            self._producer.send_rows(self._plan, late_topic(source.topic), partition, batch)
+        for partition, marked in late.items():
+            # A replay keeps its mark, so it has an envelope of its own; the order stays.
+            for replay_of, run in itertools.groupby(marked, itemgetter(0)):
+                source = self._sources[self._plan.event_topic]
+                batch = source.rows.batch([row for _, row in run], LATE)
+                headers = [(REPLAY_OF, replay_of)] if replay_of else None
+                topic = late_topic(source.topic)
+                self._producer.send_rows(self._plan, topic, partition, batch, headers)
         for topic, counts in outcomes.items():
             for outcome, count in zip(("accepted", "late", "dead_letter"), counts, strict=True):
                 if count:
@@ -240,11 +248,14 @@ class Ingest:
             timestamp_ms=record.timestamp()[1],
         )
         value, key = record.value(), record.key()
-        if len(value or b"") + len(key or b"") > MAX_DEAD_LETTER_BYTES - 8192:
+        headers = [*(record.headers() or []), *letter.headers()]
+        size = len(value or b"") + len(key or b"") + sum(len(n) + len(v or b"") for n, v in headers)
+        if size > MAX_DEAD_LETTER_BYTES - 8192:
             # Only a topic with a raised limit holds such a record; its beginning tells enough.
             value, key = (value or b"")[: MAX_DEAD_LETTER_BYTES // 2], (key or b"")[:1024]
+            headers = [*letter.headers(), (CUT_FROM, str(size).encode())]
         self._producer.produce(
-            dead_letter_topic(letter.topic), letter.partition, value, key, letter.headers()
+            dead_letter_topic(letter.topic), letter.partition, value, key, headers
         )
         metrics.DEAD_LETTERS.labels(letter.topic, letter.reason).inc()
 

@@ -6,8 +6,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
 
 from features.fold import Fold
+from features.settings import settings
 from features.wire import DeadLetter, dead_letter_topic, late_topic, partition_of
 from streaming import topics
 from streaming.tokenise import Tokeniser
@@ -142,6 +144,33 @@ def test_each_broken_record_is_one_dead_letter_and_the_stream_goes_on() -> None:
         assert (letter.value(), letter.key(), letter.partition()) == (raw, b"who", 3)
     said = DeadLetter.from_headers(label_letters[0].headers())
     assert (said.topic, said.reason) == (plan.label_topic, "wrong_type")
+
+
+def test_dead_letter_stands_behind_the_records_own_headers() -> None:
+    plan = plan_of("t_letter_headers")
+    topics.ensure(plan)
+    own = [("trace", b"\xff\x00"), ("trace", b"2"), ("none", None)]
+    theirs = [("__streams.errors.offset", b"77"), ("penstock.reason", b"mine")]
+    producer = Producer({"bootstrap.servers": settings().kafka_bootstrap})
+    producer.produce(plan.event_topic, b"{", b"who", partition=1, headers=[*own, *theirs])
+    assert producer.flush(30) == 0
+    with running(ingest(plan)):
+        (letter,) = read(dead_letter_topic(plan.event_topic), plan.partitions, lambda m: m)
+    assert letter.headers()[:5] == [*own, *theirs]
+    (raw,) = read(plan.event_topic, plan.partitions, lambda m: m)
+    said = dict(letter.headers()[5:])
+    message = said.pop("__streams.errors.message")
+    assert b"truncated" in message
+    # The names of KIP-1034, and ours.
+    assert said == {
+        "__streams.errors.exception": b"ContractError",
+        "__streams.errors.topic": plan.event_topic.encode(),
+        "__streams.errors.partition": b"1",
+        "__streams.errors.offset": b"0",
+        "penstock.reason": b"not_json",
+        "penstock.broker_time_ms": str(raw.timestamp()[1]).encode(),
+    }
+    assert DeadLetter.from_headers(letter.headers()).reason == "not_json"
 
 
 def test_late_event_goes_to_the_late_topic_and_lateness_survives_a_restart() -> None:
