@@ -49,6 +49,7 @@ from streaming.broker import (
     show_lag,
     wait_for_topics,
 )
+from streaming.framed import FramedValues
 from streaming.raw_rows import RawRow, RawRows
 from streaming.service import run_service
 from streaming.tokenise import Tokeniser
@@ -71,9 +72,12 @@ class Source:
         plan: the compiled feature set.
         topic: its event topic, its label topic, or a reference's.
         tokeniser: replaces the fields that the plan says.
+        framed: reads what a schema registry's client sent.
     """
 
-    def __init__(self, plan: Plan, topic: str, tokeniser: Tokeniser) -> None:
+    def __init__(
+        self, plan: Plan, topic: str, tokeniser: Tokeniser, framed: FramedValues | None = None
+    ) -> None:
         self.topic = topic
         self.is_event = topic == plan.event_topic
         self.contract = Contract(plan, topic)
@@ -97,6 +101,7 @@ class Source:
         self._key = itemgetter(*map(names.index, stage.key_fields))
         self._token_indices = [i for i, name in enumerate(names) if name in tokens]
         self._token = tokeniser.token
+        self._framed = framed or FramedValues()
         self.rows = RawRows(plan, kind, log, columns)
         self.watermarks_us: dict[int, int] = {}
         self.next_offsets: dict[int, int] = {}
@@ -110,7 +115,10 @@ class Source:
         Raises:
             ContractError: the record is refused.
         """
-        values = self.contract.read(record.value())
+        payload = record.value()
+        if payload and payload[0] == 0:
+            payload = self._framed.json_of(payload)
+        values = self.contract.read(payload)
         broker_time_us = record.timestamp()[1] * 1000
         partition = record.partition()
         late, watermark_us = False, NEVER_US
@@ -149,7 +157,8 @@ class Ingest:
 
     def __init__(self, plan: Plan, tokeniser: Tokeniser) -> None:
         self._plan = plan
-        self._sources = {topic: Source(plan, topic, tokeniser) for topic in plan.raw_topics}
+        framed = FramedValues()
+        self._sources = {topic: Source(plan, topic, tokeniser, framed) for topic in plan.raw_topics}
         self._producer = GaplessProducer()
         self._consumer = Consumer(
             consumer_settings(

@@ -226,12 +226,11 @@ def _chosen(
 
 
 def _wanted(reason: str, since: str) -> Callable[[DeadLetter], bool]:
-    from features.contract import REASONS
+    from features.contract import FRAMED_REASONS, REASONS
 
-    if reason and reason not in REASONS:
-        raise PenstockError(
-            f"no record is refused for {reason!r}; {did_you_mean(reason, [*REASONS])}"
-        )
+    known = [*REASONS, *FRAMED_REASONS]
+    if reason and reason not in known:
+        raise PenstockError(f"no record is refused for {reason!r}; {did_you_mean(reason, known)}")
     first_ms = _since_ms(since) if since else 0
     return lambda said: said.timestamp_ms >= first_ms and said.reason == (reason or said.reason)
 
