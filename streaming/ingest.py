@@ -4,7 +4,7 @@ It judges what only the raw log can tell: whether a record keeps its contract, l
 its broker time, or comes late. Each verdict is a function of the raw log, so a crash can only
 repeat rows with the same values, which the first stage drops by their position. The running maximum
 event time of a raw partition, which lateness is judged against, is kept in the metadata of the
-partition's committed offset.
+partition's committed offset, together with the id of the key that tokens are made under.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import itertools
 import logging
 import threading
 import time
+from dataclasses import dataclass
 from operator import itemgetter
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
@@ -20,7 +21,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from features.catalog import load_plan
 from features.coding import composite_key
 from features.contract import Contract
-from features.errors import ContractError
+from features.errors import ContractError, PenstockError
 from features.plan import Plan
 from features.settings import settings
 from features.wire import (
@@ -63,6 +64,26 @@ PACK_S = 0.006
 MAX_RECORDS = 1000
 COMMIT_EVERY_S = 1.0
 """A crash repeats at most this much; a commit waits for every delivery before it."""
+
+
+@dataclass(frozen=True)
+class CommitNote:
+    """What the metadata of a raw partition's committed offset says: `WATERMARK_US [KEY_ID]`.
+
+    The key id is empty where nothing is tokenised, and in commits of before it was noted.
+    """
+
+    watermark_us: int
+    key_id: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.watermark_us} {self.key_id}".rstrip()
+
+    @classmethod
+    def of(cls, metadata: str | None) -> CommitNote:
+        """Read what a commit says; an empty one, of a tool, says nothing."""
+        watermark_us, _, key_id = (metadata or str(NEVER_US)).partition(" ")
+        return cls(int(watermark_us), key_id)
 
 
 class Source:
@@ -157,6 +178,7 @@ class Ingest:
 
     def __init__(self, plan: Plan, tokeniser: Tokeniser) -> None:
         self._plan = plan
+        self._key_id = tokeniser.key_id if _tokenises(plan) else ""
         framed = FramedValues()
         self._sources = {topic: Source(plan, topic, tokeniser, framed) for topic in plan.raw_topics}
         self._producer = GaplessProducer()
@@ -169,7 +191,16 @@ class Ingest:
         self._moved: set[tuple[str, int]] = set()
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set, then commit what is done."""
+        """Work until `stop` is set, then commit what is done.
+
+        Raises:
+            PenstockError: the chain was fed under another token key.
+        """
+        try:
+            self._refuse_other_key()
+        except BaseException:
+            self._consumer.close()
+            raise
         self._consumer.subscribe(
             list(self._sources),
             on_assign=self._take_over,
@@ -268,13 +299,32 @@ class Ingest:
         )
         metrics.DEAD_LETTERS.labels(letter.topic, letter.reason).inc()
 
+    def _refuse_other_key(self) -> None:
+        raw = [TopicPartition(t, p) for t in self._sources for p in range(self._plan.partitions)]
+        for held in self._consumer.committed(raw, timeout=30):
+            note = CommitNote.of(held.metadata)
+            if self._is_other_key(note):
+                raise PenstockError(self._other_key(note))
+
+    def _is_other_key(self, note: CommitNote) -> bool:
+        return bool(self._key_id and note.key_id) and note.key_id != self._key_id
+
+    def _other_key(self, note: CommitNote) -> str:
+        return (
+            f"the chain of {self._plan.name!r} version {self._plan.version} has been fed under the "
+            f"token key {note.key_id}, PENSTOCK_TOKEN_KEY is {self._key_id} (each named by the "
+            "beginning of its SHA-256): no window would go on. Set the former key again; or give "
+            "the feature set a new version, which begins with state of its own"
+        )
+
     def _take_over(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Continue each partition where its commit says, with the watermark stored there."""
         for held in consumer.committed(partitions, timeout=30):
             source = self._sources[held.topic]
-            source.watermarks_us.pop(held.partition, None)
-            if held.metadata:
-                source.watermarks_us[held.partition] = int(held.metadata)
+            note = CommitNote.of(held.metadata)
+            if self._is_other_key(note):
+                end_process(self._other_key(note))
+            source.watermarks_us[held.partition] = note.watermark_us
         # Offsets are left to the broker's commit: the same that was just read.
         consumer.assign(partitions)
 
@@ -296,7 +346,10 @@ class Ingest:
             watermark_us = source.watermarks_us.get(partition, NEVER_US)
             offsets.append(
                 TopicPartition(
-                    topic, partition, source.next_offsets[partition], metadata=str(watermark_us)
+                    topic,
+                    partition,
+                    source.next_offsets[partition],
+                    metadata=str(CommitNote(watermark_us, self._key_id)),
                 )
             )
             if watermark_us > NEVER_US:
@@ -310,6 +363,11 @@ class Ingest:
             log.warning("commit refused: %s", error.args[0].str())
             return
         self._moved.clear()
+
+
+def _tokenises(plan: Plan) -> bool:
+    fields = [*plan.fields, *(field for each in plan.references for field in each.fields)]
+    return any(field.token for field in fields)
 
 
 def _label_stage(plan: Plan) -> int:
