@@ -37,7 +37,10 @@ REASONS = (
     "out_of_range",
     "time_in_future",
 )
-"""Every reason code. They name columns of dashboards and rules: they are never renamed."""
+"""Every reason of a contract. They name columns of dashboards and rules: they are never renamed."""
+
+FRAMED_REASONS = ("unknown_schema", "not_avro", "registry_unavailable")
+"""Reason codes of values that a schema registry's client framed, before the contract judges."""
 
 MAX_RECORD_BYTES = 64 * 1024
 """A record of a users' topic is a few hundred bytes; this bounds what one can cost."""

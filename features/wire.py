@@ -8,6 +8,7 @@ would only make small envelopes large.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from features.coding import string_buffers
-from features.errors import WireError
+from features.errors import ContractError, WireError
 from features.plan import FieldPlan, Plan
 from kernels.crc import crc32
 
@@ -172,11 +173,30 @@ def decode_record(plan: Plan, record: Any) -> pa.RecordBatch:
         raise WireError(f"{place}: {error}") from error
 
 
+Headers = Sequence[tuple[str, bytes | None]]
+"""The headers of a Kafka record."""
+
+_REASON, _BROKER_TIME = "penstock.reason", "penstock.broker_time_ms"
+_DEALT_WITH, _LETTER = "penstock.dealt_with", "penstock.letter"
+CUT_FROM = "penstock.cut_from_bytes"
+"""Header of a dead letter whose record was too large: it holds the beginning of so many bytes."""
+REPLAY_OF = "penstock.replay_of"
+"""Header of a record that was sent again: the origin of the one that was refused."""
+REPLAYED, DROPPED = "replayed", "dropped"
+
+
+def origin_text(topic: str, partition: int, offset: int) -> str:
+    """A raw record's identity as headers carry it: `topic/partition/offset`."""
+    return f"{topic}/{partition}/{offset}"
+
+
 @dataclass(frozen=True)
 class DeadLetter:
     """A raw record that was refused: what, where and why travel in headers, the bytes as they were.
 
-    Header names follow Kafka Streams' dead-letter queue (KIP-1034).
+    The headers stand behind the record's own. Their names are those of Kafka Streams' dead-letter
+    queue (KIP-1034), and ours where that has none: the reason code and the broker's time. There is
+    no stack trace, for a refusal is a verdict on the record, not a fault of the program.
     """
 
     topic: str
@@ -186,33 +206,90 @@ class DeadLetter:
     message: str
     timestamp_ms: int
 
-    def headers(self) -> list[tuple[str, bytes]]:
-        """The Kafka headers of the dead letter."""
+    def headers(self) -> Headers:
+        """The Kafka headers of the dead letter, to be put behind those of the record."""
         return [
+            ("__streams.errors.exception", ContractError.__name__.encode()),
+            ("__streams.errors.message", self.message.encode()),
             ("__streams.errors.topic", self.topic.encode()),
             ("__streams.errors.partition", str(self.partition).encode()),
             ("__streams.errors.offset", str(self.offset).encode()),
-            ("__streams.errors.timestamp", str(self.timestamp_ms).encode()),
-            ("__streams.errors.exception", self.reason.encode()),
-            ("__streams.errors.message", self.message.encode()),
+            (_REASON, self.reason.encode()),
+            (_BROKER_TIME, str(self.timestamp_ms).encode()),
         ]
 
     @classmethod
-    def from_headers(cls, headers: list[tuple[str, bytes]]) -> DeadLetter:
+    def from_headers(cls, headers: Headers) -> DeadLetter:
         """Read a dead letter's headers.
 
         Raises:
             WireError: a header is missing.
         """
-        found = {name: bytes(value).decode() for name, value in headers}
+        # Ours are the last: the record may have been a dead letter of somebody else's.
+        found = dict(headers)
+        said = {name: bytes(found[name] or b"").decode() for name in _ours() if name in found}
         try:
             return cls(
-                topic=found["__streams.errors.topic"],
-                partition=int(found["__streams.errors.partition"]),
-                offset=int(found["__streams.errors.offset"]),
-                reason=found["__streams.errors.exception"],
-                message=found["__streams.errors.message"],
-                timestamp_ms=int(found["__streams.errors.timestamp"]),
+                topic=said["__streams.errors.topic"],
+                partition=int(said["__streams.errors.partition"]),
+                offset=int(said["__streams.errors.offset"]),
+                reason=said[_REASON],
+                message=said["__streams.errors.message"],
+                timestamp_ms=int(said[_BROKER_TIME]),
             )
         except KeyError as missing:
             raise WireError(f"a dead letter lacks the header {missing}") from None
+        except ValueError as error:
+            raise WireError(f"a dead letter's header cannot be read: {error}") from None
+
+
+def own_headers(headers: Headers) -> Headers:
+    """The headers that a refused record came with: a dead letter's without ours."""
+    rest = list(headers)
+    for name in (CUT_FROM, *reversed(_ours())):
+        if rest and rest[-1][0] == name:
+            rest.pop()
+    return rest
+
+
+def is_dead_letter(headers: Headers) -> bool:
+    """Whether a record was put into a dead-letter topic by ingest."""
+    return any(name == _REASON for name, _ in headers)
+
+
+def _ours() -> list[str]:
+    return [name for name, _ in DeadLetter("", 0, 0, "", "", 0).headers()]
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """A marker in a dead-letter topic: the letter of this origin was replayed or dropped."""
+
+    topic: str
+    partition: int
+    offset: int
+    how: str
+
+    def headers(self) -> Headers:
+        """The Kafka headers of the marker, which has no value."""
+        letter = origin_text(self.topic, self.partition, self.offset)
+        return [(_DEALT_WITH, self.how.encode()), (_LETTER, letter.encode())]
+
+    @classmethod
+    def from_headers(cls, headers: Headers) -> Dealt | None:
+        """Read a marker; None where the record is none.
+
+        Raises:
+            WireError: it cannot be read.
+        """
+        found = dict(headers)
+        how = found.get(_DEALT_WITH)
+        # A dead letter carries the headers of its record, whatever they are called.
+        if how is None or _REASON in found:
+            return None
+        letter = bytes(found.get(_LETTER) or b"").decode(errors="replace")
+        try:
+            topic, partition, offset = letter.rsplit("/", 2)
+            return cls(topic, int(partition), int(offset), bytes(how).decode())
+        except ValueError:
+            raise WireError(f"a marker of a dead letter names no letter: {letter[:80]!r}") from None

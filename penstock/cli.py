@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from features.errors import PenstockError
 from penstock.commands import (
+    dead_letters,
     definitions,
     features,
     generate,
@@ -61,6 +62,7 @@ app.command(rich_help_panel=FEED)(features.backfill)
 app.command(rich_help_panel=FEED)(services.bootstrap)
 app.command(rich_help_panel=MODEL)(train.train)
 app.command(rich_help_panel=READ)(topics.tail)
+app.add_typer(dead_letters.app, name="dlq", rich_help_panel=READ)
 app.command(rich_help_panel=READ)(sql.sql)
 app.add_typer(features.app, name="features", rich_help_panel=READ)
 app.add_typer(parity.app, name="parity", rich_help_panel=READ)

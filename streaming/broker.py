@@ -11,11 +11,12 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 from confluent_kafka import (
+    OFFSET_BEGINNING,
     Consumer,
     KafkaError,
     KafkaException,
@@ -26,10 +27,10 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from features.errors import PenstockError
+from features.errors import PenstockError, ServiceUnavailableError
 from features.plan import Plan
 from features.settings import settings
-from features.wire import encode
+from features.wire import Headers, encode
 from monitoring import metrics
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,9 @@ LOOK_EVERY_S = 10.0
 """How soon a topic that was deleted or given more partitions ends the processes that use it."""
 
 _LONGEST_WAIT_S = 15.0
+_SILENCE_S = 30.0
+"""A broker that says neither a record nor the end of its log for so long is gone."""
+
 _EXIT_CODE = 70  # EX_SOFTWARE
 
 Delivered = dict[tuple[str, int], int]
@@ -245,6 +249,63 @@ def show_lag(consumer: Consumer) -> None:
             lag.set(max(0, end - at.offset))
 
 
+def read_all(topic: str, first: Mapping[int, int] | None = None) -> Iterator[Message]:
+    """Every committed message of a topic up to its present end.
+
+    Args:
+        topic: its name.
+        first: where partitions are read from; each of the topic's from its beginning by default.
+
+    Raises:
+        ServiceUnavailableError: the broker does not answer, or the topic does not exist.
+    """
+    no_broker = ServiceUnavailableError(
+        f"no broker answers at {settings().kafka_bootstrap}; start one with `penstock up kafka`"
+    )
+    consumer = Consumer(
+        {
+            "bootstrap.servers": settings().kafka_bootstrap,
+            "group.id": "penstock-reader",
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "log_level": 0,
+        }
+    )
+    try:
+        try:
+            held = consumer.list_topics(topic, timeout=10).topics[topic]
+        except KafkaException:
+            raise no_broker from None
+        if held.error is not None:
+            raise ServiceUnavailableError(
+                f"there is no topic {topic!r}; `penstock apply` creates the topics"
+            )
+        starts = first or dict.fromkeys(held.partitions, OFFSET_BEGINNING)
+        consumer.assign([TopicPartition(topic, p, start) for p, start in starts.items()])
+        unfinished = set(starts)
+        heard = time.monotonic()
+        while unfinished:
+            messages = consumer.consume(2000, 1.0)
+            if messages:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > _SILENCE_S:
+                raise no_broker
+            for message in messages:
+                error = message.error()
+                if error is None:
+                    yield message
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    unfinished.discard(message.partition())
+                else:
+                    raise ServiceUnavailableError(
+                        f"cannot read {topic}: {error}; is the stack up? (penstock status)"
+                    )
+    finally:
+        consumer.close()
+
+
 class GaplessProducer:
     """Delivers in order and without gaps, or ends the process.
 
@@ -277,7 +338,7 @@ class GaplessProducer:
         partition: int,
         value: bytes | None,
         key: bytes | None = None,
-        headers: list[tuple[str, bytes]] | None = None,
+        headers: Headers | None = None,
     ) -> None:
         """Send one message; waits while the queue is full."""
         target = (topic, partition)
@@ -300,14 +361,21 @@ class GaplessProducer:
             self._serve(0)
             return
 
-    def send_rows(self, plan: Plan, topic: str, partition: int, rows: pa.RecordBatch) -> int:
+    def send_rows(
+        self,
+        plan: Plan,
+        topic: str,
+        partition: int,
+        rows: pa.RecordBatch,
+        headers: Headers | None = None,
+    ) -> int:
         """Send rows of `row_schema(plan)` in as few envelopes as fit; returns how many."""
         envelope = encode(plan, rows)
         if len(envelope) > MAX_ENVELOPE_BYTES and rows.num_rows > 1:
             half = rows.num_rows // 2
-            first = self.send_rows(plan, topic, partition, rows.slice(0, half))
-            return first + self.send_rows(plan, topic, partition, rows.slice(half))
-        self.produce(topic, partition, envelope)
+            first = self.send_rows(plan, topic, partition, rows.slice(0, half), headers)
+            return first + self.send_rows(plan, topic, partition, rows.slice(half), headers)
+        self.produce(topic, partition, envelope, headers=headers)
         return 1
 
     def sent(self) -> Delivered:

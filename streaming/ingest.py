@@ -4,14 +4,17 @@ It judges what only the raw log can tell: whether a record keeps its contract, l
 its broker time, or comes late. Each verdict is a function of the raw log, so a crash can only
 repeat rows with the same values, which the first stage drops by their position. The running maximum
 event time of a raw partition, which lateness is judged against, is kept in the metadata of the
-partition's committed offset. Partitions that get nothing are moved on (streaming/markers.py).
+partition's committed offset, together with the id of the key that tokens are made under. Partitions
+that get nothing are moved on (streaming/markers.py).
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
+from dataclasses import replace
 from operator import itemgetter
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -24,6 +27,7 @@ from features.plan import Plan
 from features.positions import reading_from
 from features.settings import settings
 from features.wire import (
+    CUT_FROM,
     FOLDED,
     KIND_EVENT,
     KIND_LABEL,
@@ -33,6 +37,7 @@ from features.wire import (
     LOG_LABELS,
     LOG_REFERENCES,
     NEVER_US,
+    REPLAY_OF,
     DeadLetter,
     dead_letter_topic,
     late_topic,
@@ -52,6 +57,7 @@ from streaming.broker import (
     wait_for_topics,
     watch_topics,
 )
+from streaming.framed import FramedValues
 from streaming.markers import IdleWatch, Stamp, marker_rows
 from streaming.raw_rows import RawRow, RawRows
 from streaming.service import run_service
@@ -98,9 +104,12 @@ class Source:
         plan: the compiled feature set.
         topic: its event topic, its label topic, or a reference's.
         tokeniser: replaces the fields that the plan says.
+        framed: reads what a schema registry's client sent.
     """
 
-    def __init__(self, plan: Plan, topic: str, tokeniser: Tokeniser) -> None:
+    def __init__(
+        self, plan: Plan, topic: str, tokeniser: Tokeniser, framed: FramedValues | None = None
+    ) -> None:
         self.topic = topic
         self.is_event = topic == plan.event_topic
         self.contract = Contract(plan, topic)
@@ -124,6 +133,7 @@ class Source:
         self._key = itemgetter(*map(names.index, stage.key_fields))
         self._token_indices = [i for i, name in enumerate(names) if name in tokens]
         self._token = tokeniser.token
+        self._framed = framed or FramedValues()
         self.rows = RawRows(plan, kind, log, columns)
         self.watermarks_us: dict[int, int] = {}
         self.next_offsets: dict[int, int] = {}
@@ -161,7 +171,10 @@ class Source:
         Raises:
             ContractError: the record is refused.
         """
-        values = self.contract.read(record.value())
+        payload = record.value()
+        if payload and payload[0] == 0:
+            payload = self._framed.json_of(payload)
+        values = self.contract.read(payload)
         broker_time_us = record.timestamp()[1] * 1000
         partition = record.partition()
         late, watermark_us = False, NEVER_US
@@ -200,7 +213,9 @@ class Ingest:
 
     def __init__(self, plan: Plan, tokeniser: Tokeniser) -> None:
         self._plan = plan
-        self._sources = {topic: Source(plan, topic, tokeniser) for topic in plan.raw_topics}
+        self._key_id = tokeniser.key_id if _tokenises(plan) else ""
+        framed = FramedValues()
+        self._sources = {topic: Source(plan, topic, tokeniser, framed) for topic in plan.raw_topics}
         self._producer = GaplessProducer()
         self._consumer = Consumer(
             consumer_settings(
@@ -219,7 +234,16 @@ class Ingest:
         self._tell_at_s = 0.0
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set, then commit what is done."""
+        """Work until `stop` is set, then commit what is done.
+
+        Raises:
+            PenstockError: the chain was fed under another token key.
+        """
+        try:
+            self._refuse_other_key()
+        except BaseException:
+            self._consumer.close()
+            raise
         self._consumer.subscribe(
             list(self._sources),
             on_assign=self._take_over,
@@ -265,7 +289,7 @@ class Ingest:
     def _handle(self, records: list[Message]) -> None:
         outcomes = {topic: [0, 0, 0] for topic in self._sources}
         accepted: dict[tuple[str, int], list[RawRow]] = {}
-        late: dict[int, list[RawRow]] = {}
+        late: dict[int, list[tuple[bytes | None, RawRow]]] = {}
         for record in records:
             if record.error() is not None:
                 end_process(unreadable(self._consumer, record, _MEND))
@@ -281,7 +305,8 @@ class Ingest:
                 continue
             if target < 0:
                 outcomes[source.topic][1] += 1
-                late.setdefault(partition, []).append(row)
+                replay_of = dict(record.headers() or []).get(REPLAY_OF)
+                late.setdefault(partition, []).append((replay_of, row))
             else:
                 outcomes[source.topic][0] += 1
                 accepted.setdefault((source.topic, target), []).append(row)
@@ -290,10 +315,14 @@ class Ingest:
             batch = source.rows.batch(rows, FOLDED)
             sent = self._producer.send_rows(self._plan, source.target, target, batch)
             metrics.INGEST_ENVELOPES.labels(source.target).inc(sent)
-        for partition, rows in late.items():
-            source = self._sources[self._plan.event_topic]
-            batch = source.rows.batch(rows, LATE)
-            self._producer.send_rows(self._plan, late_topic(source.topic), partition, batch)
+        for partition, marked in late.items():
+            # A replay keeps its mark, so it has an envelope of its own; the order stays.
+            for replay_of, run in itertools.groupby(marked, itemgetter(0)):
+                source = self._sources[self._plan.event_topic]
+                batch = source.rows.batch([row for _, row in run], LATE)
+                headers = [(REPLAY_OF, replay_of)] if replay_of else None
+                topic = late_topic(source.topic)
+                self._producer.send_rows(self._plan, topic, partition, batch, headers)
         for topic, counts in outcomes.items():
             for outcome, count in zip(("accepted", "late", "dead_letter"), counts, strict=True):
                 if count:
@@ -309,13 +338,34 @@ class Ingest:
             timestamp_ms=record.timestamp()[1],
         )
         value, key = record.value(), record.key()
-        if len(value or b"") + len(key or b"") > MAX_DEAD_LETTER_BYTES - 8192:
+        headers = [*(record.headers() or []), *letter.headers()]
+        size = len(value or b"") + len(key or b"") + sum(len(n) + len(v or b"") for n, v in headers)
+        if size > MAX_DEAD_LETTER_BYTES - 8192:
             # Only a topic with a raised limit holds such a record; its beginning tells enough.
             value, key = (value or b"")[: MAX_DEAD_LETTER_BYTES // 2], (key or b"")[:1024]
+            headers = [*letter.headers(), (CUT_FROM, str(size).encode())]
         self._producer.produce(
-            dead_letter_topic(letter.topic), letter.partition, value, key, letter.headers()
+            dead_letter_topic(letter.topic), letter.partition, value, key, headers
         )
         metrics.DEAD_LETTERS.labels(letter.topic, letter.reason).inc()
+
+    def _refuse_other_key(self) -> None:
+        raw = [TopicPartition(t, p) for t in self._sources for p in range(self._plan.partitions)]
+        for held in self._consumer.committed(raw, timeout=30):
+            stamp = Stamp.of(held.metadata)
+            if self._is_other_key(stamp):
+                raise PenstockError(self._other_key(stamp))
+
+    def _is_other_key(self, stamp: Stamp) -> bool:
+        return bool(self._key_id and stamp.key_id) and stamp.key_id != self._key_id
+
+    def _other_key(self, stamp: Stamp) -> str:
+        return (
+            f"the chain of {self._plan.name!r} version {self._plan.version} has been fed under the "
+            f"token key {stamp.key_id}, PENSTOCK_TOKEN_KEY is {self._key_id} (each named by the "
+            "beginning of its SHA-256): no window would go on. Set the former key again; or give "
+            "the feature set a new version, which begins with state of its own"
+        )
 
     def _take_over(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Continue each partition where its commit says, with the watermark stored there."""
@@ -339,7 +389,10 @@ class Ingest:
                     low,
                 )
             held.offset = offset
-            self._sources[held.topic].take_over(held.partition, offset, Stamp.of(held.metadata))
+            stamp = Stamp.of(held.metadata)
+            if self._is_other_key(stamp):
+                end_process(self._other_key(stamp))
+            self._sources[held.topic].take_over(held.partition, offset, stamp)
             if held.topic == self._plan.event_topic:
                 self._idle.forget(held.partition)
                 self._told_us.pop(held.partition, None)
@@ -436,7 +489,10 @@ class Ingest:
             stamp = source.stamp(partition)
             offsets.append(
                 TopicPartition(
-                    topic, partition, source.next_offsets[partition], metadata=str(stamp)
+                    topic,
+                    partition,
+                    source.next_offsets[partition],
+                    metadata=str(replace(stamp, key_id=self._key_id)),
                 )
             )
             if stamp.watermark_us > NEVER_US:
@@ -459,6 +515,11 @@ class Ingest:
         self._moved.clear()
         self._proved_s = begun_s
         return True
+
+
+def _tokenises(plan: Plan) -> bool:
+    fields = [*plan.fields, *(field for each in plan.references for field in each.fields)]
+    return any(field.token for field in fields)
 
 
 def _label_stage(plan: Plan) -> int:

@@ -24,6 +24,7 @@ from features.wire import (
     NEVER_US,
     VERDICTS,
     DeadLetter,
+    Dealt,
 )
 
 _TIME = pa.timestamp("us", tz="UTC")
@@ -78,11 +79,12 @@ def features(plan: Plan, rows: pa.Table) -> pa.Table:
 
 
 def dead_letters(plan: Plan, messages: Sequence[Message]) -> pa.Table:
-    """Rows of `lake.dead_letters`.
+    """Rows of `lake.dead_letters`; markers among the messages give none.
 
     Raises:
-        WireError: a message is no dead letter.
+        WireError: a message is neither.
     """
+    messages = [m for m in messages if Dealt.from_headers(m.headers() or []) is None]
     letters = [DeadLetter.from_headers(message.headers() or []) for message in messages]
     columns = {
         "topic": [letter.topic for letter in letters],
@@ -133,8 +135,14 @@ def scores(plan: Plan, messages: Sequence[Message]) -> pa.Table:
 
 
 def letter_offset(message: Message) -> int:
-    """The raw offset a dead letter speaks of: letters of one raw partition come in its order."""
-    return DeadLetter.from_headers(message.headers() or []).offset
+    """The raw offset a dead letter speaks of: letters of one raw partition come in its order.
+
+    A marker may speak of any letter before it: it has no place, and no row.
+    """
+    headers = message.headers() or []
+    if Dealt.from_headers(headers) is not None:
+        return -1
+    return DeadLetter.from_headers(headers).offset
 
 
 def _times(rows: pa.Table) -> dict[str, Any]:

@@ -26,7 +26,7 @@ log, so it is made one:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -53,19 +53,24 @@ class Stamp:
     Attributes:
         watermark_us: the highest event time it has seen, or was raised to.
         is_raised: no event has reached it.
+        key_id: of the key that tokens are made under; empty where nothing is tokenised, and in
+            commits of before it was noted.
     """
 
     watermark_us: int = NEVER_US
     is_raised: bool = False
+    key_id: str = field(default="", compare=False)
 
     def __str__(self) -> str:
-        return f"{self.watermark_us} {_RAISED}" if self.is_raised else str(self.watermark_us)
+        words = [str(self.watermark_us), _RAISED if self.is_raised else "", self.key_id]
+        return " ".join(filter(None, words))
 
     @classmethod
     def of(cls, metadata: str | None) -> Stamp:
         """Read the metadata of a commit; what was never committed has seen nothing."""
         watermark_us, *words = (metadata or str(NEVER_US)).split()
-        return cls(int(watermark_us), _RAISED in words)
+        key_ids = [word for word in words if word != _RAISED]
+        return cls(int(watermark_us), _RAISED in words, "".join(key_ids))
 
 
 class IdleWatch:

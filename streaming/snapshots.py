@@ -3,7 +3,7 @@
 A chain is a snapshot of the whole state and the changes since then, each naming by checksum what it
 follows. Each chain has everything, so a damaged file in one of them is no loss: the log is
 acknowledged only up to the older of the two. A file appears under its name when it is complete.
-Whoever restored last removes files; what a process writes that was taken for dead does no harm.
+Whoever took over last removes files; what a process writes that was taken for dead does no harm.
 """
 
 from __future__ import annotations
@@ -133,13 +133,16 @@ class SnapshotStore:
         chain.offset, chain.checksum, chain.mark = offset, checksum(content), taken.mark
         return len(content)
 
+    def take_over(self) -> None:
+        """From now on this process removes files, and no other that has taken over before."""
+        self._put(f"{self.folder}/owner", self._owner)
+
     def restore(self, fold: Fold) -> None:
-        """Restore the newest readable snapshot into a new fold, and take over its folder.
+        """Restore the newest readable snapshot into a new fold.
 
         Raises:
             SnapshotError: there are snapshots and none of them can be read.
         """
-        self._put(f"{self.folder}/owner", self._owner)
         found = [self._newest_of(chain) for chain in self._chains]
         best = max(range(len(CHAINS)), key=lambda i: self._chains[i].offset)
         if not found[best]:
@@ -161,9 +164,12 @@ class SnapshotStore:
         sizes: dict[bytes, int] = {}
         newest: list[tuple[int, bytes]] = []
         for offset, path in self._listed(chain.name):
-            content = self._files.cat_file(path)
             try:
+                content = self._files.cat_file(path)
                 files[checksum(content)] = decode(self._plan, self._stage, content)
+            except FileNotFoundError:
+                # A chain has begun anew meanwhile.
+                continue
             except SnapshotError as error:
                 log.warning("%s: %s", path, error)
                 self._damage = str(error)

@@ -134,6 +134,7 @@ class StageHost:
     async def _restore(self, partition: int, offset: int) -> _Partition:
         store = SnapshotStore(self._plan, self._stage.index, partition)
         fold = Fold(self._plan, self._stage.index)
+        await asyncio.to_thread(store.take_over)
         await asyncio.to_thread(store.restore, fold)
         if offset > fold.offset + 1:
             low, high = await asyncio.to_thread(log_bounds, self._stage.topic, partition)

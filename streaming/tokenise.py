@@ -6,6 +6,7 @@ without the key it tells nothing and cannot be rebuilt by hashing guessed identi
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 
 from features.errors import PenstockError
@@ -14,6 +15,7 @@ from streaming.settings import StreamingSettings
 TOKEN_DIGITS = 32
 """128 of the 256 bits: collisions stay out of reach below 10^18 identifiers."""
 
+KEY_ID_DIGITS = 8
 _MINIMAL_KEY_BYTES = 16
 _CACHED_TOKENS = 65_536
 """About 12 MB; a hash costs three times a look-up and a few keys make most of a stream."""
@@ -34,6 +36,8 @@ class Tokeniser:
                 "make one with `openssl rand -hex 32`"
             )
         self._key = key
+        self.key_id = hashlib.sha256(key).hexdigest()[:KEY_ID_DIGITS]
+        """Tells keys apart; it says nothing of the key itself."""
         self._known: dict[str, str] = {}
 
     @classmethod

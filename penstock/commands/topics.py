@@ -192,16 +192,19 @@ def _key_of(value: bytes, key_field: str) -> bytes | None:
 
 def _values(message: Message) -> list[str | dict[str, Any]]:
     """What a message says: the rows of an envelope, a dead letter, or its own text."""
-    from features.wire import MAGIC, DeadLetter
+    from features.wire import MAGIC, DeadLetter, Dealt, is_dead_letter
 
     value = message.value() or b""
     if value[:4] == MAGIC:
         return _rows(value)
     headers = message.headers() or []
-    if any(name == "__streams.errors.exception" for name, _ in headers):
+    if is_dead_letter(headers):
         letter = DeadLetter.from_headers(headers)
         payload = value.decode(errors="backslashreplace")
         return [letter.__dict__ | {"payload": payload}]
+    marker = Dealt.from_headers(headers)
+    if marker is not None:
+        return [marker.__dict__]
     return [value.decode(errors="backslashreplace")]
 
 

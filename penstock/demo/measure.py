@@ -16,8 +16,9 @@ from features.plan import Plan
 from penstock.demo.airflow import Airflow
 from penstock.demo.quality import judge
 from penstock.demo.sampler import Sampler
-from penstock.demo.topics import account, read_all
+from penstock.demo.topics import account
 from penstock.stack.stack import Stack
+from streaming.broker import read_all
 
 
 @dataclass(frozen=True)

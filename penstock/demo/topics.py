@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
-from features.errors import ServiceUnavailableError
 from features.plan import Plan
-from features.settings import settings
 from features.wire import (
     DUPLICATE,
     KIND_EVENT,
     LOG_EVENTS,
     DeadLetter,
+    Dealt,
     dead_letter_topic,
     decode,
     late_topic,
 )
 from penstock.generator.faults import FAULT_HEADER
+from streaming.broker import read_all
 
 Origin = tuple[int, int]
 
@@ -90,7 +89,10 @@ def account(plan: Plan) -> Account:
     found.late = _origins(plan, late_topic(plan.event_topic), lambda row: True)
     seen: set[tuple[Origin, str]] = set()
     for message in read_all(dead_letter_topic(plan.event_topic)):
-        letter = DeadLetter.from_headers(message.headers() or [])
+        headers = message.headers() or []
+        if Dealt.from_headers(headers) is not None:
+            continue
+        letter = DeadLetter.from_headers(headers)
         origin = (letter.partition, letter.offset)
         if (origin, letter.reason) not in seen:
             # A crash of ingest may repeat a dead letter; (origin, reason) is its identity.
@@ -107,39 +109,3 @@ def _origins(plan: Plan, topic: str, wanted: Callable[[dict[str, Any]], bool]) -
             if row["kind"] == KIND_EVENT and row["origin_log"] == LOG_EVENTS and wanted(row):
                 found.add((row["origin_partition"], row["origin_offset"]))
     return found
-
-
-def read_all(topic: str) -> Iterator[Message]:
-    """Every committed message of a topic up to its present end.
-
-    Raises:
-        ServiceUnavailableError: the broker does not answer, or the topic does not exist.
-    """
-    consumer = Consumer(
-        {
-            "bootstrap.servers": settings().kafka_bootstrap,
-            "group.id": "penstock-reader",
-            "isolation.level": "read_committed",
-            "auto.offset.reset": "earliest",
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-        }
-    )
-    try:
-        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
-        consumer.assign([TopicPartition(topic, p, 0) for p in partitions])
-        unfinished = set(partitions)
-        while unfinished:
-            messages = consumer.consume(2000, 1.0)
-            for message in messages:
-                error = message.error()
-                if error is None:
-                    yield message
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    unfinished.discard(message.partition())
-                else:
-                    raise ServiceUnavailableError(
-                        f"cannot read {topic}: {error}; is the stack up? (penstock status)"
-                    )
-    finally:
-        consumer.close()

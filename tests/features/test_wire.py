@@ -7,9 +7,13 @@ import pytest
 from features.catalog import load_plan
 from features.errors import WireError
 from features.wire import (
+    CUT_FROM,
     DeadLetter,
+    Dealt,
     decode,
     encode,
+    is_dead_letter,
+    own_headers,
     partition_of,
     row_schema,
     seq_of,
@@ -72,3 +76,27 @@ def test_dead_letter_survives_its_headers() -> None:
     assert DeadLetter.from_headers(letter.headers()) == letter
     with pytest.raises(WireError, match="offset"):
         DeadLetter.from_headers([h for h in letter.headers() if "offset" not in h[0]])
+
+
+def test_dead_letter_is_told_from_what_the_record_came_with() -> None:
+    letter = DeadLetter("pay.v1", 3, 99, "not_json", "no", 1234)
+    # The record was a dead letter before, of Kafka Streams or of ours.
+    before = DeadLetter("other.v1", 1, 2, "empty", "gone", 5).headers()
+    own = [("trace", b"\xff"), ("none", None), *before]
+    headers = [*own, *letter.headers()]
+    assert DeadLetter.from_headers(headers) == letter
+    assert list(own_headers(headers)) == own
+    assert list(own_headers([*headers, (CUT_FROM, b"9")])) == own
+    assert list(own_headers([*letter.headers()])) == []
+    assert is_dead_letter(headers)
+    assert not is_dead_letter([("trace", b"1")])
+
+
+def test_marker_survives_its_headers_and_is_no_letter() -> None:
+    marker = Dealt("pay.v1", 3, 99, "dropped")
+    assert Dealt.from_headers(marker.headers()) == marker
+    letter = DeadLetter("pay.v1", 3, 99, "not_json", "no", 1234)
+    assert Dealt.from_headers([*marker.headers(), *letter.headers()]) is None
+    assert Dealt.from_headers([]) is None
+    with pytest.raises(WireError, match="names no letter"):
+        Dealt.from_headers(marker.headers()[:1])

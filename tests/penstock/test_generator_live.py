@@ -18,10 +18,10 @@ from features.errors import PenstockError, ServiceUnavailableError
 from features.plan import Plan
 from features.settings import settings
 from features.wire import partition_of
-from penstock.demo.topics import read_all
 from penstock.generator.faults import BROKEN_KINDS, FAULT_HEADER, NO_FAULTS, Faults
 from penstock.generator.live import LiveReport, LiveRun
 from penstock.generator.payments import PaymentWorld, to_us
+from streaming.broker import read_all
 from tests.conftest import SessionStack
 
 START = datetime(2026, 1, 5, tzinfo=UTC)

@@ -1,15 +1,22 @@
 """Ingest against a real broker: what passes, what is refused, and what a crash repeats."""
 
+import dataclasses
 import json
+import threading
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
 
+from features.errors import PenstockError
 from features.fold import Fold
-from features.wire import DeadLetter, dead_letter_topic, late_topic, partition_of
+from features.plan import Plan
+from features.settings import settings
+from features.wire import NEVER_US, DeadLetter, dead_letter_topic, late_topic, partition_of
 from streaming import topics
+from streaming.ingest import CommitNote, Ingest
 from streaming.tokenise import Tokeniser
 from tests.features.rows import batch
 from tests.streaming.chain import (
@@ -43,10 +50,6 @@ def test_topics_and_schemas_are_created_once() -> None:
 
 
 def test_topic_with_other_partitions_is_refused() -> None:
-    import dataclasses
-
-    from features.errors import PenstockError
-
     plan = plan_of("t_partitions")
     topics.ensure(plan)
     with pytest.raises(PenstockError, match="has 4 partitions, the plan of 't_partitions' has 5"):
@@ -145,6 +148,33 @@ def test_each_broken_record_is_one_dead_letter_and_the_stream_goes_on() -> None:
     assert (said.topic, said.reason) == (plan.label_topic, "wrong_type")
 
 
+def test_dead_letter_stands_behind_the_records_own_headers() -> None:
+    plan = plan_of("t_letter_headers")
+    topics.ensure(plan)
+    own = [("trace", b"\xff\x00"), ("trace", b"2"), ("none", None)]
+    theirs = [("__streams.errors.offset", b"77"), ("penstock.reason", b"mine")]
+    producer = Producer({"bootstrap.servers": settings().kafka_bootstrap})
+    producer.produce(plan.event_topic, b"{", b"who", partition=1, headers=[*own, *theirs])
+    assert producer.flush(30) == 0
+    with running(ingest(plan)):
+        (letter,) = read(dead_letter_topic(plan.event_topic), plan.partitions, lambda m: m)
+    assert letter.headers()[:5] == [*own, *theirs]
+    (raw,) = read(plan.event_topic, plan.partitions, lambda m: m)
+    said = dict(letter.headers()[5:])
+    message = said.pop("__streams.errors.message")
+    assert b"truncated" in message
+    # The names of KIP-1034, and ours.
+    assert said == {
+        "__streams.errors.exception": b"ContractError",
+        "__streams.errors.topic": plan.event_topic.encode(),
+        "__streams.errors.partition": b"1",
+        "__streams.errors.offset": b"0",
+        "penstock.reason": b"not_json",
+        "penstock.broker_time_ms": str(raw.timestamp()[1]).encode(),
+    }
+    assert DeadLetter.from_headers(letter.headers()).reason == "not_json"
+
+
 def test_late_event_goes_to_the_late_topic_and_lateness_survives_a_restart() -> None:
     plan = plan_of("t_late")
     topics.ensure(plan)
@@ -204,3 +234,53 @@ def _collect(plan, messages, seen):  # type: ignore[no-untyped-def]
     if messages:
         seen.update(row["event_id"] for row in _rows(plan, messages[-1]))
     return seen
+
+
+def committed(plan: Plan) -> dict[int, TopicPartition]:
+    """What ingest has committed of each partition of the event topic."""
+    group = f"penstock.{plan.name}.v{plan.version}.ingest"
+    consumer = Consumer({"bootstrap.servers": settings().kafka_bootstrap, "group.id": group})
+    asked = [TopicPartition(plan.event_topic, p) for p in range(plan.partitions)]
+    held = consumer.committed(asked, timeout=30)
+    consumer.close()
+    return {each.partition: each for each in held}
+
+
+def test_commit_names_the_token_key_and_another_key_is_refused() -> None:
+    plan = plan_of("t_other_key")
+    topics.ensure(plan)
+    send(plan.event_topic, 2, [sale(0, 10)])
+    with running(ingest(plan)):
+        read_rows(plan, plan.stages[0].topic, 1)
+    key_id = Tokeniser(bytes.fromhex(TOKEN_KEY)).key_id
+    note = CommitNote.of(committed(plan)[2].metadata)
+    assert note == CommitNote(1767571200000000 + 10_000_000, key_id)
+    other = Tokeniser(b"another key of 32 bytes, for now")
+    stop = threading.Event()
+    with pytest.raises(PenstockError) as refused:
+        Ingest(plan, other).run(stop)
+    for word in (key_id, other.key_id, "a new version"):
+        assert word in str(refused.value)
+    # A new version has a group, and so a state, of its own.
+    stop.set()
+    Ingest(dataclasses.replace(plan, version=2), other).run(stop)
+    assert committed(plan)[2].offset == 1
+
+
+def test_commit_of_before_keys_were_noted_is_read_on_from() -> None:
+    plan = plan_of("t_old_commit")
+    topics.ensure(plan)
+    hour_us = 3_600_000_000
+    watermark_us = 1767571200000000 + 3 * hour_us
+    send(plan.event_topic, 0, [sale(0, 3 * 3600), sale(1, 0), sale(2, 3 * 3600)])
+    group = f"penstock.{plan.name}.v{plan.version}.ingest"
+    consumer = Consumer({"bootstrap.servers": settings().kafka_bootstrap, "group.id": group})
+    old = TopicPartition(plan.event_topic, 0, 1, metadata=str(watermark_us))
+    consumer.commit(offsets=[old], asynchronous=False)
+    consumer.close()
+    with running(ingest(plan)):
+        (late,) = read_rows(plan, late_topic(plan.event_topic), 1)
+        (accepted,) = read_rows(plan, plan.stages[0].topic, 1)
+    assert (late["event_id"], accepted["event_id"]) == ("s1", "s2")
+    assert CommitNote.of(committed(plan)[0].metadata).key_id
+    assert CommitNote.of("") == CommitNote.of(None) == CommitNote(NEVER_US)

@@ -63,6 +63,7 @@ def folded(fold: Fold, log: list[pa.RecordBatch], first: int, last: int) -> list
 
 def restored(plan: Plan) -> tuple[SnapshotStore, Fold]:
     store, fold = SnapshotStore(plan, 0, 0), Fold(plan, 0)
+    store.take_over()
     store.restore(fold)
     return store, fold
 
@@ -149,7 +150,8 @@ def test_two_processes_may_write_at_once() -> None:
         if chance.random() < 0.5:
             folded(fold, log, fold.offset + 1, min(fold.offset + 3, at + 1))
             store.write(store.take(fold))
-        _, found = restored(plan)
+        found = Fold(plan, 0)
+        SnapshotStore(plan, 0, 0).restore(found)
         assert found.offset == ahead.offset
         assert found.fold(log[0], 0, 99).to_pylist() == []
     _, found = restored(plan)

@@ -29,3 +29,8 @@ def test_unusable_key_is_named(monkeypatch: pytest.MonkeyPatch, value: str, said
 def test_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PENSTOCK_TOKEN_KEY", "0a" * 32)
     assert Tokeniser.from_settings().token("x") == Tokeniser(b"\n" * 32).token("x")
+
+
+def test_key_id_is_the_beginning_of_the_keys_hash() -> None:
+    key = bytes(range(32))
+    assert Tokeniser(key).key_id == hashlib.sha256(key).hexdigest()[:8]
