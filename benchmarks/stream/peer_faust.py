@@ -1,0 +1,155 @@
+"""Faust's own way of the same features, drained beside ours."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import faust
+import msgspec
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import NewTopic
+
+from benchmarks.report import say
+from benchmarks.stream import payments, topics
+from benchmarks.stream.payments import Record
+from benchmarks.stream.services import PATIENCE_S, PROJECT
+from benchmarks.update import hopping
+from penstock.stack.logs import last_lines
+from streaming.broker import admin
+
+WORKERS = 2
+"""One on each core; ours are three processes."""
+
+PARTITIONS = 4
+WARM_UP = 64
+COMPARED_KEYS = 20
+
+
+class Made(msgspec.Struct):
+    """A record of the peer's last topic."""
+
+    transaction_id: str
+    customer_id: str
+    features: dict[str, float]
+
+
+read_made = msgspec.json.Decoder(Made).decode
+
+
+def drain_by_faust(folder: Path, records: Sequence[Record]) -> dict[str, Any]:
+    """Rate at which Faust's agents drain `records`, from their sending to the last features.
+
+    Args:
+        folder: receives the workers' logs.
+        records: in order of time.
+    """
+    group = "bench-faust"
+    paid, by_terminal, made = (f"{group}.{name}" for name in ("paid", "terminal", "features"))
+    create({paid: {}, by_terminal: {}, made: {"message.timestamp.type": "LogAppendTime"}})
+    with workers(folder, group, paid, by_terminal, made) as alive:
+        say("faust: starting")
+        payments.preload(paid, warm_up(records), event_time=True)
+        wait_for(alive, made, WARM_UP)
+        # Offsets of the second worker's partitions may still be on their way.
+        time.sleep(2)
+        say(f"faust: draining {len(records):,} events")
+        began_ms = time.time() * 1000
+        payments.preload(paid, list(records), event_time=True)
+        wait_for(alive, made, WARM_UP + len(records))
+    seconds = (topics.span(made, PARTITIONS).last_ms - began_ms) / 1000
+    return {
+        "events": len(records),
+        "seconds": round(seconds, 2),
+        "events_per_s": round(len(records) / seconds),
+        "values_compared": compare(made, records),
+        "version": faust.__version__,
+        "settings": f"{WORKERS} workers, tables in memory without changelog, no model",
+    }
+
+
+def create(wanted: dict[str, dict[str, str]]) -> None:
+    """Create topics with these settings."""
+    new = [NewTopic(name, PARTITIONS, config=config) for name, config in wanted.items()]
+    for outcome in admin().create_topics(new).values():
+        outcome.result(20)
+
+
+def warm_up(records: Sequence[Record]) -> list[Record]:
+    """Payments of customers and terminals that nobody else has, on every partition."""
+    made = []
+    for number in range(WARM_UP):
+        _, key, value, time_us = records[0]
+        found = msgspec.json.decode(value)
+        changed = found | {"customer_id": f"warm{number}", "terminal_id": f"warm{number}"}
+        made.append((number % PARTITIONS, key, msgspec.json.encode(changed), time_us))
+    return made
+
+
+@contextmanager
+def workers(folder: Path, *arguments: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Workers of the group, ended with the block."""
+    started = []
+    log = folder / "faust.log"
+    try:
+        for _ in range(WORKERS):
+            with log.open("ab") as out:
+                command = [sys.executable, "-m", "benchmarks.stream.faust_windows", *arguments]
+                started.append(
+                    subprocess.Popen(command, cwd=PROJECT, env=os.environ, stdout=out, stderr=out)
+                )
+        yield started
+    except BaseException:
+        say(f"faust's workers said last:\n{last_lines(log, 20)}")
+        raise
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def wait_for(alive: list[subprocess.Popen[bytes]], topic: str, messages: int) -> None:
+    """Wait until a topic holds so many messages."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            if sum(topics.ends(topic, PARTITIONS)) >= messages:
+                return
+        except KafkaException as error:
+            say(f"faust: {error.args[0].str()}")
+        assert time.monotonic() < until, "Faust did not get there"
+        assert all(process.poll() is None for process in alive), "a Faust worker ended"
+        time.sleep(0.25)
+
+
+def compare(topic: str, records: Sequence[Record]) -> int:
+    """Hold some customers' windows against what hopping windows mean; returns how many agree."""
+    wanted = {key.decode() for _, key, _, _ in records[:COMPARED_KEYS]}
+    found: dict[str, dict[str, float]] = {}
+    for message in topics.read(topic, PARTITIONS):
+        made = read_made(message.value())
+        if made.customer_id in wanted:
+            found[made.transaction_id] = made.features
+    sent: dict[str, list[tuple[str, tuple[str, int, int]]]] = defaultdict(list)
+    for _, key, value, time_us in records:
+        customer = key.decode()
+        if customer in wanted:
+            payment = msgspec.json.decode(value)
+            row = customer, time_us // 1000, payment["amount"]["minor"]
+            sent[customer].append((payment["transaction_id"], row))
+    compared = 0
+    for of_customer in sent.values():
+        expected = hopping([row for _, row in of_customer])
+        for (number, _), windows in zip(of_customer, expected, strict=True):
+            for days, (count, mean) in zip((1, 7, 30), windows, strict=True):
+                assert found[number][f"customer_count_{days}d"] == count
+                assert abs(found[number][f"customer_amount_mean_{days}d"] - mean) < 1e-9 * mean
+                compared += 2
+    return compared
