@@ -50,8 +50,11 @@ def drain(
             running.start(sink)
         wait_until_ready(running, plan, sinks=sinks)
         say(f"{name}: draining")
-        before = running.cpu_s()
         running.start("ingest")
+        running.wait(
+            "ingest", lambda: running.metric("ingest", "penstock_ingest_envelopes_total") > 0, 0.02
+        )
+        before = running.cpu_s()
         wanted = len(records)
         running.wait(
             "the last score", lambda: running.metric("scorer", "penstock_scored_total") >= wanted
@@ -78,7 +81,7 @@ def drain(
             }
             for topic, span in spans.items()
         },
-        # Ingest had used none before, but for its start.
+        # From the first envelope on, so that no process's start is in it.
         "cpu_s_per_1000_events": {
             each: round((used - before.get(each, 0.0)) * 1000 / wanted, 4)
             for each, used in after.items()
@@ -102,7 +105,9 @@ def wait_until_ready(running: Services, plan: Plan, *, sinks: bool = False) -> N
     if sinks:
         groups[f"penstock.{plan.name}.v{plan.version}.online-store"] = plan.partitions
     for group, partitions in groups.items():
-        running.wait(f"the group {group}", lambda g=group, p=partitions: topics.is_reading(g, p))
+        running.wait(
+            f"the group {group}", lambda g=group, p=partitions: topics.is_reading(g, p), 0.5
+        )
 
 
 def wait_for_sinks(running: Services, plan: Plan, events: int) -> dict[str, Any]:

@@ -78,7 +78,8 @@ def drain_by_faust(folder: Path, records: Sequence[Record]) -> dict[str, Any]:
 def create(wanted: dict[str, dict[str, str]]) -> None:
     """Create topics with these settings."""
     new = [NewTopic(name, PARTITIONS, config=config) for name, config in wanted.items()]
-    for outcome in admin().create_topics(new).values():
+    client = admin()
+    for outcome in client.create_topics(new).values():
         outcome.result(20)
 
 

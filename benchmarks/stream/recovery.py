@@ -19,7 +19,9 @@ from streaming.topics import ensure
 LOADED_S = 15.0
 """Long enough for snapshots of the live stream, from which the restart continues."""
 
-AFTER_S = 45.0
+GOES_ON = 4
+"""The load lasts so many times as long as it does before the crash."""
+
 ON_TIME_S = 1.0
 
 
@@ -42,7 +44,7 @@ def recovery(stack: Stack, name: str, rate: int, keys: int, loaded_s: float) -> 
         watch, said = loop(
             plan.event_topic,
             plan.scored_topic,
-            {"rate": rate, "seconds": loaded_s + AFTER_S, **held},
+            {"rate": rate, "seconds": GOES_ON * loaded_s, **held},
             kill,
         )
     assert said["seen"] == said["sent"], said

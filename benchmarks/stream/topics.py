@@ -28,10 +28,12 @@ def consumer(group: str = "penstock-bench", **more: Any) -> Consumer:
 
 def is_reading(group: str, partitions: int) -> bool:
     """Whether members of a group hold so many partitions."""
+    # A client that nobody holds takes its answers with it.
+    client = admin()
     try:
-        found = admin().describe_consumer_groups([group])[group].result(10)
-    except KafkaException:
-        # The first group of all makes the broker look for a coordinator.
+        found = client.describe_consumer_groups([group])[group].result(10)
+    except (KafkaException, TimeoutError):
+        # The first group of all makes the broker make its topic of groups.
         return False
     held = sum(len(member.assignment.topic_partitions) for member in found.members)
     return held >= partitions and found.state.name == "STABLE"
