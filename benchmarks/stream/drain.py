@@ -54,7 +54,7 @@ def drain(
         running.wait(
             "ingest", lambda: running.metric("ingest", "penstock_ingest_envelopes_total") > 0, 0.02
         )
-        before = running.cpu_s()
+        before, before_main = running.cpu_s(), running.main_thread_s()
         wanted = len(records)
         running.wait(
             "the last score", lambda: running.metric("scorer", "penstock_scored_total") >= wanted
@@ -62,7 +62,7 @@ def drain(
         partitions = plan.partitions
         running.wait("its end", lambda: topics.is_all_visible(plan.scored_topic, partitions), 0.01)
         visible_ms = time.time() * 1000
-        after = running.cpu_s()
+        after, after_main = running.cpu_s(), running.main_thread_s()
         caught_up = wait_for_sinks(running, plan, wanted) if sinks else {}
     say(f"{name}: checking the scores")
     topics.assert_scored_once(plan.scored_topic, partitions, wanted)
@@ -82,13 +82,16 @@ def drain(
             for topic, span in spans.items()
         },
         # From the first envelope on, so that no process's start is in it.
-        "cpu_s_per_1000_events": {
-            each: round((used - before.get(each, 0.0)) * 1000 / wanted, 4)
-            for each, used in after.items()
-        },
+        "cpu_s_per_1000_events": per_1000(before, after, wanted),
+        "of_it_in_the_main_thread": per_1000(before_main, after_main, wanted),
         "values_compared": compare(plan, records),
         **caught_up,
     }
+
+
+def per_1000(before: dict[str, float], after: dict[str, float], events: int) -> dict[str, float]:
+    """What was used between two readings, of 1,000 events."""
+    return {each: round((used - before[each]) * 1000 / events, 4) for each, used in after.items()}
 
 
 def logs(plan: Plan) -> list[str]:

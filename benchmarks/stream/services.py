@@ -36,6 +36,7 @@ class Services:
     def __init__(self, stack: Stack, plan: Plan) -> None:
         self._stack = stack
         self._plan = plan
+        self._parts = {part.name: part.pid for part in stack.status().parts if part.pid}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, service: str, *command: str) -> None:
@@ -105,6 +106,17 @@ class Services:
             for name, process in self._processes().items()
         }
 
+    def main_thread_s(self) -> dict[str, float]:
+        """CPU seconds so far of each service's main thread, which runs Python; others are Kafka's.
+
+        Those that read for Faust run Python too.
+        """
+        found = {}
+        for name, process in self._running.items():
+            threads = psutil.Process(process.pid).threads()
+            found[name] = sum(t.user_time + t.system_time for t in threads if t.id == process.pid)
+        return found
+
     def rss_mib(self) -> dict[str, float]:
         """Resident memory of each service."""
         return {
@@ -113,9 +125,8 @@ class Services:
         }
 
     def _processes(self) -> Mapping[str, psutil.Process]:
-        parts = {part.name: part.pid for part in self._stack.status().parts if part.pid}
         own = {name: process.pid for name, process in self._running.items()}
-        return {name: psutil.Process(pid) for name, pid in (parts | own).items()}
+        return {name: psutil.Process(pid) for name, pid in (self._parts | own).items()}
 
     def _port(self, service: str) -> int:
         return self._stack.port(service, "metrics")
