@@ -14,7 +14,7 @@ from typing import Any
 
 import faust
 import msgspec
-from confluent_kafka import KafkaException
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import NewTopic
 
 from benchmarks.report import say
@@ -57,19 +57,21 @@ def drain_by_faust(folder: Path, records: Sequence[Record]) -> dict[str, Any]:
     with workers(folder, group, paid, by_terminal, made) as alive:
         say("faust: starting")
         payments.preload(paid, warm_up(records), event_time=True)
-        wait_for(alive, made, WARM_UP)
-        # Offsets of the second worker's partitions may still be on their way.
-        time.sleep(2)
+        watch = Watch(made, alive)
+        watch.wait(WARM_UP)
+        # The second worker may still be taking over its partitions.
+        time.sleep(5)
         say(f"faust: draining {len(records):,} events")
         began_ms = time.time() * 1000
         payments.preload(paid, list(records), event_time=True)
-        wait_for(alive, made, WARM_UP + len(records))
-    seconds = (topics.span(made, PARTITIONS).last_ms - began_ms) / 1000
+        watch.wait(WARM_UP + len(records))
+        watch.close()
+    seconds = (watch.last_ms - began_ms) / 1000
     return {
         "events": len(records),
         "seconds": round(seconds, 2),
         "events_per_s": round(len(records) / seconds),
-        "values_compared": compare(made, records),
+        "values_compared": compare(watch.made, records),
         "version": faust.__version__,
         "settings": f"{WORKERS} workers, tables in memory without changelog, no model",
     }
@@ -89,8 +91,8 @@ def warm_up(records: Sequence[Record]) -> list[Record]:
     for number in range(WARM_UP):
         _, key, value, time_us = records[0]
         found = msgspec.json.decode(value)
-        changed = found | {"customer_id": f"warm{number}", "terminal_id": f"warm{number}"}
-        made.append((number % PARTITIONS, key, msgspec.json.encode(changed), time_us))
+        names = dict.fromkeys(("transaction_id", "customer_id", "terminal_id"), f"warm{number}")
+        made.append((number % PARTITIONS, key, msgspec.json.encode(found | names), time_us))
     return made
 
 
@@ -116,28 +118,36 @@ def workers(folder: Path, *arguments: str) -> Iterator[list[subprocess.Popen[byt
             process.wait()
 
 
-def wait_for(alive: list[subprocess.Popen[bytes]], topic: str, messages: int) -> None:
-    """Wait until a topic holds so many messages."""
-    until = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            if sum(topics.ends(topic, PARTITIONS)) >= messages:
-                return
-        except KafkaException as error:
-            say(f"faust: {error.args[0].str()}")
-        assert time.monotonic() < until, "Faust did not get there"
-        assert all(process.poll() is None for process in alive), "a Faust worker ended"
-        time.sleep(0.25)
+class Watch:
+    """What the workers have made so far; a rebalance may have them make it twice."""
+
+    def __init__(self, topic: str, alive: list[subprocess.Popen[bytes]]) -> None:
+        self._consumer = topics.consumer()
+        self._consumer.assign([TopicPartition(topic, p, 0) for p in range(PARTITIONS)])
+        self._alive = alive
+        self.made: dict[str, Made] = {}
+        self.last_ms = 0
+
+    def wait(self, wanted: int) -> None:
+        """Read until so many payments have features."""
+        until = time.monotonic() + PATIENCE_S
+        while len(self.made) < wanted:
+            for message in self._consumer.consume(1000, 0.2):
+                if message.error() is None:
+                    found = read_made(message.value())
+                    if found.transaction_id not in self.made:
+                        self.last_ms = message.timestamp()[1]
+                    self.made[found.transaction_id] = found
+            assert time.monotonic() < until, f"Faust has made {len(self.made)} of {wanted}"
+            assert all(process.poll() is None for process in self._alive), "a Faust worker ended"
+
+    def close(self) -> None:
+        self._consumer.close()
 
 
-def compare(topic: str, records: Sequence[Record]) -> int:
+def compare(made: dict[str, Made], records: Sequence[Record]) -> int:
     """Hold some customers' windows against what hopping windows mean; returns how many agree."""
     wanted = {key.decode() for _, key, _, _ in records[:COMPARED_KEYS]}
-    found: dict[str, dict[str, float]] = {}
-    for message in topics.read(topic, PARTITIONS):
-        made = read_made(message.value())
-        if made.customer_id in wanted:
-            found[made.transaction_id] = made.features
     sent: dict[str, list[tuple[str, tuple[str, int, int]]]] = defaultdict(list)
     for _, key, value, time_us in records:
         customer = key.decode()
@@ -150,7 +160,8 @@ def compare(topic: str, records: Sequence[Record]) -> int:
         expected = hopping([row for _, row in of_customer])
         for (number, _), windows in zip(of_customer, expected, strict=True):
             for days, (count, mean) in zip((1, 7, 30), windows, strict=True):
-                assert found[number][f"customer_count_{days}d"] == count
-                assert abs(found[number][f"customer_amount_mean_{days}d"] - mean) < 1e-9 * mean
+                found = made[number].features
+                assert found[f"customer_count_{days}d"] == count
+                assert abs(found[f"customer_amount_mean_{days}d"] - mean) < 1e-9 * mean
                 compared += 2
     return compared
