@@ -63,6 +63,7 @@ def drain(
         running.wait("its end", lambda: topics.is_all_visible(plan.scored_topic, partitions), 0.01)
         visible_ms = time.time() * 1000
         after, after_main = running.cpu_s(), running.main_thread_s()
+        batches = int(running.metric("scorer", "penstock_score_batch_seconds_count"))
         caught_up = wait_for_sinks(running, plan, wanted) if sinks else {}
     say(f"{name}: checking the scores")
     topics.assert_scored_once(plan.scored_topic, partitions, wanted)
@@ -73,6 +74,7 @@ def drain(
         "events": wanted,
         "seconds": round(seconds, 2),
         "events_per_s": round(wanted / seconds),
+        "batches_scored": batches,
         "topics": {
             topic.removeprefix(f"penstock.{name}."): {
                 "first_s": round((span.first_ms - began_ms) / 1000, 2),
