@@ -105,6 +105,9 @@ class DriftWatch:
         self._hours = np.zeros((WINDOW_HOURS, *self._reference.shape), dtype=np.int64)
         self._first_hour = self._newest_hour = -1
         self._newest_us = 0
+        # Loading the kernel takes a third of a second, which no batch is to wait for.
+        nothing = np.zeros((1, len(self.columns)))
+        histogram.fold(nothing, self._edges, self._n_edges, np.zeros_like(self._reference))
 
     def _read(self, reference: Reference) -> None:
         edges, counts = [], []

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import PROJECT, SessionStack
 
 
-def run(name: str, *arguments: str) -> list[dict[str, Any]]:
+def run(name: str, *arguments: str, timeout_s: int = 240) -> list[dict[str, Any]]:
     """What a benchmark prints; in a process of its own, for it chooses its CPU."""
     answer = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", *arguments],
@@ -19,7 +19,7 @@ def run(name: str, *arguments: str) -> list[dict[str, Any]]:
         env=os.environ | {"PYTHONPATH": str(PROJECT)},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=timeout_s,
         check=False,
     )
     assert answer.returncode == 0, answer.stderr
@@ -78,3 +78,25 @@ def test_spark_equals_its_window_frames(stack: SessionStack) -> None:
     assert [one["keys_are"] for one in told] == ["even", "even", "hot", "hot"]
     assert [len(one["peers"]) for one in told] == [2, 2, 1, 1]
     assert {one["values_compared"] for one in told} == {2000 * 15}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_stream_drains_keeps_time_and_recovers() -> None:
+    small = ("--events", "2000", "--runs", "1", "--peer-events", "100", "--keys", "300")
+    load = ("--rate", "100", "--seconds", "5")
+    parts = ("--parts", "drain", "open_loop", "recovery")
+    (told,) = run("stream", *parts, *small, *load, timeout_s=580)
+    ours, peer = told["drain"]["penstock"], told["drain"]["peers"]["faust"]
+    assert (ours["events"], peer["events"]) == (2000, 100)
+    assert ours["values_compared"] > 0
+    assert peer["values_compared"] > 0
+    assert {"customer.v1", "terminal.v1", "features.v1"} < set(ours["topics"])
+    assert set(ours["of_it_in_the_main_thread"]) == {"ingest", "stages", "scorer"}
+    loop = told["open_loop"]["100 events/s"]
+    for seen in (loop["penstock"], *loop["peers"].values()):
+        assert seen["seen"] == seen["sent"] == 500
+        assert 0 < seen["p50_ms"] <= seen["p95_ms"] <= seen["p99_ms"]
+    # Both counts of every payment.
+    assert told["recovery"]["values_compared"] == 2 * told["recovery"]["sent"] == 2 * 2000
+    assert told["recovery"]["first_score_s"] > 0
