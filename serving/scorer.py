@@ -23,6 +23,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from features import wire
 from features.catalog import load_plan
 from features.errors import ServiceUnavailableError
+from features.failpoints import failpoint
 from features.plan import Plan
 from features.settings import settings as shared_settings
 from monitoring import metrics
@@ -187,6 +188,7 @@ class Scorer:
         return champion
 
     def _score(self, champion: LoadedBundle, batch: Batch) -> None:
+        failpoint("scorer.read_not_scored")
         rows = batch.rows
         vectors = wire.vectors(self._plan, rows)
         scores = np.empty(0)
@@ -202,6 +204,7 @@ class Scorer:
             value = msgspec.json.encode(self._drift_event)
             outputs.append((self._plan.drift_topic, self._plan.name, value))
         self._transactions.commit(self._consumer, outputs, batch.offsets)
+        failpoint("scorer.committed_not_marked")
         committed_us = time.time_ns() // 1000
         self._marks.update(batch.marks)
         if self._drift_event is not None:

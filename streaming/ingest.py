@@ -20,6 +20,7 @@ from features.catalog import load_plan
 from features.coding import composite_key
 from features.contract import Contract
 from features.errors import ContractError
+from features.failpoints import failpoint
 from features.plan import Plan
 from features.settings import settings
 from features.wire import (
@@ -169,6 +170,7 @@ class Ingest:
             records = self._read()
             if records:
                 self._handle(records)
+                failpoint("ingest.sent_not_flushed")
             self._producer.poll()
             if time.monotonic() - committed_at > COMMIT_EVERY_S:
                 self._commit()
@@ -216,6 +218,7 @@ class Ingest:
             else:
                 outcomes[source.topic][0] += 1
                 accepted.setdefault((source.topic, target), []).append(row)
+        failpoint("ingest.judged_not_sent")
         for (topic, target), rows in accepted.items():
             source = self._sources[topic]
             batch = source.rows.batch(rows, FOLDED)
@@ -270,6 +273,7 @@ class Ingest:
         if not self._moved:
             return
         self._producer.flush()
+        failpoint("ingest.flushed_not_committed")
         offsets = []
         for topic, partition in self._moved:
             source = self._sources[topic]

@@ -17,6 +17,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from features.catalog import load_plan
 from features.errors import ServiceUnavailableError, WireError
+from features.failpoints import failpoint
 from features.online import OnlineStore
 from features.plan import Plan
 from features.settings import settings
@@ -70,8 +71,10 @@ class OnlineStoreSink:
             except WireError as error:
                 # The scorer answers for what cannot be read; here it only has no vector.
                 log.error("offset %d passed over: %s", message.offset(), error)
+        failpoint("online.read_not_written")
         if batches and not self._write(pa.Table.from_batches(batches), stop):
             return
+        failpoint("online.written_not_committed")
         try:
             self._consumer.commit(offsets=_after(messages), asynchronous=False)
         except KafkaException as error:

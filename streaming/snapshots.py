@@ -13,6 +13,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from features.errors import SnapshotError
+from features.failpoints import failpoint
 from features.fold import Fold
 from features.plan import Plan
 from features.settings import settings
@@ -55,6 +56,7 @@ class SnapshotStore:
             _write_durably(Path(path), snapshot)
         else:
             self._files.pipe_file(path, snapshot)
+        failpoint("snapshots.named_not_dropped")
         offsets = self.offsets()
         for gone in offsets[:-KEPT]:
             self._files.rm_file(self._path(gone))
@@ -78,6 +80,7 @@ class SnapshotStore:
                 # A damaged file must not count as one of the two that are kept.
                 for gone in offsets[at + 1 :]:
                     self._files.rm_file(self._path(gone))
+                failpoint("snapshots.restored")
                 return offsets[: at + 1]
         if damaged is not None:
             raise SnapshotError(f"no snapshot in {self.folder} can be used: {damaged}")
@@ -93,7 +96,9 @@ def _write_durably(path: Path, content: bytes) -> None:
     with partial.open("wb") as file:
         file.write(content)
         file.flush()
+        failpoint("snapshots.written_not_synced")
         os.fsync(file.fileno())
+    failpoint("snapshots.synced_not_named")
     partial.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:

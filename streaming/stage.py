@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.errors import PenstockError
+from features.failpoints import failpoint
 from features.fold import Fold
 from features.plan import Plan
 from features.wire import KIND_EVENT, VERDICTS, decode, partition_of, row_schema
@@ -98,6 +99,7 @@ class StageHost:
             held.pending.append((offset, acknowledge))
             if offset <= held.fold.offset:
                 return
+            failpoint("stages.read_not_folded")
             started = time.perf_counter()
             rows = decode(self._plan, payload)
             folded = held.fold.fold(rows, partition, offset)
@@ -105,8 +107,10 @@ class StageHost:
                 time.perf_counter() - started
             )
             self._count(rows.num_rows, folded)
+            failpoint("stages.folded_not_sent")
             if folded.num_rows:
                 self._route(folded, partition)
+                failpoint("stages.sent_not_packed")
 
     def keep_only(self, partitions: set[int]) -> None:
         """After a rebalance: let go of partitions that went elsewhere.
@@ -187,14 +191,18 @@ class StageHost:
             offset = held.fold.offset
             # The partition's agent waits for the lock; the other partitions' rows go on.
             snapshot = await asyncio.to_thread(held.fold.snapshot)
+        failpoint("stages.packed_not_flushed")
         await asyncio.to_thread(self._producer.wait_for, sent)
+        failpoint("stages.flushed_not_durable")
         held.kept = await asyncio.to_thread(held.store.write, offset, snapshot)
+        failpoint("stages.durable_not_acknowledged")
         held.saved_at = time.monotonic()
         metrics.STAGE_SNAPSHOT_BYTES.labels(self._stage.name, str(partition)).set(len(snapshot))
         if len(held.kept) < 2 or self._partitions.get(partition) is not held:
             return
         while held.pending and held.pending[0][0] <= held.kept[0]:
             held.pending.popleft()[1]()
+        failpoint("stages.acknowledged")
 
     def _count(self, read: int, folded: pa.RecordBatch) -> None:
         name = self._stage.name
