@@ -60,6 +60,7 @@ class SnapshotStore:
         offsets = self.offsets()
         for gone in offsets[:-KEPT]:
             self._files.rm_file(self._path(gone))
+        self._drop_begun(offset)
         return offsets[-KEPT:]
 
     def restore(self, fold: Fold) -> list[int]:
@@ -85,6 +86,13 @@ class SnapshotStore:
         if damaged is not None:
             raise SnapshotError(f"no snapshot in {self.folder} can be used: {damaged}")
         return []
+
+    def _drop_begun(self, offset: int) -> None:
+        """Drop files that a process which died, or had no space left, has begun up to an offset."""
+        if isinstance(self._files, LocalFileSystem):
+            for begun in Path(self.folder).glob("*.part"):
+                if int(begun.stem) <= offset:
+                    begun.unlink(missing_ok=True)
 
     def _path(self, offset: int) -> str:
         return f"{self.folder}/{offset}.snap"
