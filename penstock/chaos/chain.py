@@ -140,6 +140,8 @@ class Chain:
             port = free.getsockname()[1]
         environment = self.supervisor.base_environment() | self.stack.environment()
         environment |= {"PENSTOCK_METRICS_PORT": str(port), MARK: str(self.home)}
+        # A library that chaos itself has imported sets it, and metrics would lie in shared files.
+        environment.pop("PROMETHEUS_MULTIPROC_DIR", None)
         with (self.home / "logs" / f"{service}-second.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "penstock.cli", "run", service],
