@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ class Field:
     draw: random.Random
     flushes: list[Flush] = field(default_factory=list)
     frozen: set[str] = field(default_factory=set)
+    read_again: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,15 +53,25 @@ class Fault:
     inject: Callable[[Field], Injected | None]
 
 
+REREAD_S = 8.0
+"""A process reads what is armed when it starts; it is killed for that no more often than this."""
+
+
 def arm(at: Field, point: str) -> Injected:
     """Let the next process that comes by a failpoint die there."""
-    service = SERVICE_OF[point.partition(".")[0]]
-    armed = {SERVICE_OF[name.partition(".")[0]] for name in failpoints.waiting(at.chain.failpoints)}
     failpoints.arm(at.chain.failpoints, point, "kill", at.draw.choice([1, 1, 2, 3]))
-    if service not in armed:
-        # One that is armed already dies by itself, and its successor reads the file again.
-        at.chain.send(service, signal.SIGKILL)
-    return Injected(service)
+    meet(at)
+    return Injected(SERVICE_OF[point.partition(".")[0]])
+
+
+def meet(at: Field) -> None:
+    """Kill services that may not have read yet what is armed for them."""
+    now = time.monotonic()
+    waiting = failpoints.waiting(at.chain.failpoints)
+    for service in {SERVICE_OF[point.partition(".")[0]] for point in waiting}:
+        if now - at.read_again.get(service, -REREAD_S) >= REREAD_S:
+            at.read_again[service] = now
+            at.chain.send(service, signal.SIGKILL)
 
 
 def _kill_service(at: Field) -> Injected | None:

@@ -17,7 +17,7 @@ from features.errors import PenstockError
 from features.failpoints import FAILPOINTS
 from penstock.chaos.chain import SERVICES, Chain
 from penstock.chaos.collect import collect, packed_rows, raw_records, scores
-from penstock.chaos.faults import FAULTS, Deck, Field, Undo
+from penstock.chaos.faults import FAULTS, Deck, Field, Undo, meet
 from penstock.chaos.judge import KINDS, Champion, Judgement, judge, outcomes
 from penstock.chaos.load import Load
 from serving.bundle import load as load_bundle
@@ -30,7 +30,7 @@ RATE = 50.0
 PAUSE_S = (1.5, 4.0)
 """Between faults. A restart takes longer, so faults meet recoveries."""
 
-_LEFTOVER_S = 60.0
+_LEFTOVER_S = 45.0
 """How long failpoints that are still armed at the end may take to be met."""
 
 _QUIET_S = 120.0
@@ -125,6 +125,7 @@ def _rounds(at: Field, rounds: int, say: Say) -> Counter[str]:
         _wait(at, due, at.draw.uniform(*PAUSE_S))
     until = time.monotonic() + _LEFTOVER_S
     while failpoints.waiting(at.chain.failpoints) and time.monotonic() < until:
+        meet(at)
         _wait(at, due, 1.0)
     for _, undo in due:
         undo()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +34,8 @@ def chaos(
     from features.errors import PenstockError
     from penstock.chaos.run import Options, run
 
+    # Told to end, it still ends its stack.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     folder = home or Path(tempfile.mkdtemp(prefix="penstock-chaos-"))
     if home is not None and home.exists() and any(home.iterdir()):
         raise PenstockError(f"{home} is not empty; chaos begins with nothing")
