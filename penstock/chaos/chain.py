@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 from confluent_kafka import Consumer, TopicPartition
 
 import penstock.chaos.definitions
@@ -118,6 +119,14 @@ class Chain:
         """The process of a part, or None where it has none at this moment."""
         pid = self.supervisor.processes().get(part, {}).get("pid")
         return int(pid) if pid else None
+
+    def began_s(self, part: str) -> float | None:
+        """When a part's process was started (s, as of `time.time`); None where it has none."""
+        pid = self.pid(part)
+        try:
+            return psutil.Process(pid).create_time() if pid else None
+        except psutil.NoSuchProcess:
+            return None
 
     def send(self, part: str, number: signal.Signals) -> bool:
         """Send a part's process a signal; false where it has no process."""

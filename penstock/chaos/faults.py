@@ -33,7 +33,7 @@ class Field:
     draw: random.Random
     flushes: list[Flush] = field(default_factory=list)
     frozen: set[str] = field(default_factory=set)
-    read_again: dict[str, float] = field(default_factory=dict)
+    armed_s: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,24 +53,30 @@ class Fault:
     inject: Callable[[Field], Injected | None]
 
 
-REREAD_S = 8.0
-"""A process reads what is armed when it starts; it is killed for that no more often than this."""
+STALE_S = 20.0
+"""A process that has met nothing for so long of what was armed when it began will not: it is past
+the point."""
 
 
 def arm(at: Field, point: str) -> Injected:
     """Let the next process that comes by a failpoint die there."""
     failpoints.arm(at.chain.failpoints, point, "kill", at.draw.choice([1, 1, 2, 3]))
+    at.armed_s[point] = time.time()
     meet(at)
     return Injected(SERVICE_OF[point.partition(".")[0]])
 
 
 def meet(at: Field) -> None:
-    """Kill services that may not have read yet what is armed for them."""
-    now = time.monotonic()
-    waiting = failpoints.waiting(at.chain.failpoints)
-    for service in {SERVICE_OF[point.partition(".")[0]] for point in waiting}:
-        if now - at.read_again.get(service, -REREAD_S) >= REREAD_S:
-            at.read_again[service] = now
+    """Kill services that have not read what is armed for them, as they did not begin after it."""
+    waiting: dict[str, list[float]] = {}
+    for point in failpoints.waiting(at.chain.failpoints):
+        service = SERVICE_OF[point.partition(".")[0]]
+        waiting.setdefault(service, []).append(at.armed_s.get(point, 0.0))
+    for service, armed_s in waiting.items():
+        began_s = at.chain.began_s(service)
+        if began_s is None:
+            continue
+        if min(armed_s) > began_s or time.time() - began_s > STALE_S:
             at.chain.send(service, signal.SIGKILL)
 
 
