@@ -30,8 +30,8 @@ RATE = 50.0
 PAUSE_S = (1.5, 4.0)
 """Between faults. A restart takes longer, so faults meet recoveries."""
 
-_LEFTOVER_S = 45.0
-"""How long failpoints that are still armed at the end may take to be met."""
+_LEFTOVER_S = 60.0
+"""How long failpoints that are still armed at the end may take to be met; less after few rounds."""
 
 _QUIET_S = 120.0
 """A chain that drains nothing for so long will not."""
@@ -78,13 +78,15 @@ def run(home: Path, project: Path, options: Options, say: Say) -> dict[str, Any]
         ends = chain.supervisor.ends()
     finally:
         chain.end()
-    hits = Counter(name for name, action in failpoints.hits(chain.failpoints) if action == "kill")
+    fired = failpoints.hits(chain.failpoints)
+    hits = Counter(name for name, action in fired if action == "kill")
     return {
         "seed": options.seed,
         "rounds": options.rounds,
         "seconds": round(time.monotonic() - began, 1),
         "faults": {fault.name: done[fault.name] for fault in FAULTS},
         "failpoints": {name: hits[name] for name in FAILPOINTS},
+        "writes_without_space": sum(action == "enospc" for _, action in fired),
         "ends": {name: ends.get(name, 0) for name in SERVICES},
         "revived": chain.revived,
         **_found(judgement),
@@ -123,7 +125,7 @@ def _rounds(at: Field, rounds: int, say: Say) -> Counter[str]:
         )
         due += [(time.monotonic() + after_s, undo) for after_s, undo in injected.undo]
         _wait(at, due, at.draw.uniform(*PAUSE_S))
-    until = time.monotonic() + _LEFTOVER_S
+    until = time.monotonic() + min(_LEFTOVER_S, 2.0 * rounds)
     while failpoints.waiting(at.chain.failpoints) and time.monotonic() < until:
         meet(at)
         _wait(at, due, 1.0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,7 +34,7 @@ def chaos(
     from penstock.chaos.run import Options, run
 
     # Told to end, it still ends its stack.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = home or Path(tempfile.mkdtemp(prefix="penstock-chaos-"))
     if home is not None and home.exists() and any(home.iterdir()):
         raise PenstockError(f"{home} is not empty; chaos begins with nothing")
