@@ -17,7 +17,7 @@ from penstock.demo.topics import read_all
 _LAKE_COLUMNS = {
     "events": ["origin_partition", "origin_offset", "verdict"],
     "labels": ["origin_partition", "origin_offset"],
-    "dead_letters": ["topic", "origin_partition", "origin_offset", "reason"],
+    "dead_letters": ["topic", "origin_partition", "origin_offset", "reason", "payload"],
 }
 """What is compared; of other tables every column."""
 

@@ -495,10 +495,16 @@ class _Judge:
                     self._match_values(where, origin, vector, row)
                 if table == "scores" and origin in self._expected_scores:
                     self._match_score(where, origin, *self._expected_scores[origin], row)
-        letters = Counter(
-            (_log_of(plan, r["topic"])[0], r["origin_partition"], r["origin_offset"])
-            for r in lake.get("dead_letters", [])
-        )
+        letters: Counter[Origin] = Counter()
+        for row in lake.get("dead_letters", []):
+            log, _ = _log_of(plan, row["topic"])
+            origin = (log, row["origin_partition"], row["origin_offset"])
+            letters[origin] += 1
+            outcome = self._expected.get(origin)
+            if outcome is not None and outcome.verdict == "dead":
+                wanted = {"reason": outcome.reason, "payload": outcome.raw.value or b""}
+                found = {"reason": row["reason"], "payload": row["payload"] or b""}
+                self._match_values("lake.dead_letters", origin, wanted, found)
         self._match("lake.dead_letters", self._of("dead"), letters)
 
     def _check_online(self) -> None:

@@ -177,7 +177,13 @@ def fill_stores(plan: Plan, champion: Champion, seen: Seen) -> None:
         "labels": [row | {"verdict": "label"} for row in seen.rows if row["kind"] == 1],
         "reference_shop": [row | {"verdict": "version"} for row in seen.rows if row["kind"] == 2],
         "dead_letters": [
-            {"topic": e.topic, "origin_partition": e.partition, "origin_offset": e.offset}
+            {
+                "topic": e.topic,
+                "origin_partition": e.partition,
+                "origin_offset": e.offset,
+                "reason": e.reason,
+                "payload": b"{",
+            }
             for e in seen.letters
         ],
     }
@@ -309,6 +315,10 @@ def letter_twice_in_lake(seen: Seen) -> None:
     seen.lake["dead_letters"].append(seen.lake["dead_letters"][0])
 
 
+def letter_of_other_bytes_in_lake(seen: Seen) -> None:
+    seen.lake["dead_letters"][0] |= {"payload": b"}"}
+
+
 def lose_online(seen: Seen) -> None:
     held = seen.online[PLAN.stages[0].name]
     del held[next(iter(held))]
@@ -346,6 +356,7 @@ def older_online(seen: Seen) -> None:
         (alter_in_lake, "different"),
         (alter_score_in_lake, "different"),
         (letter_twice_in_lake, "duplicated"),
+        (letter_of_other_bytes_in_lake, "different"),
         (lose_online, "missing"),
         (older_online, "different"),
     ],
