@@ -46,16 +46,24 @@ class Injected:
 
 @dataclass(frozen=True)
 class Fault:
-    """A kind of fault. `inject` returns None where it cannot be had at this moment."""
+    """A kind of fault. `inject` returns None where it cannot be had at this moment.
+
+    `point` is that of a failpoint, whose service may still have others to meet.
+    """
 
     name: str
     meaning: str
     inject: Callable[[Field], Injected | None]
+    point: str = ""
 
 
-STALE_S = 20.0
+STALE_S = 60.0
 """A process that has met nothing for so long of what was armed when it began will not: it is past
 the point."""
+
+
+BACKLOG = 2
+"""Points armed for one service at once: a process dies at one, and its successor at the next."""
 
 
 def arm(at: Field, point: str) -> Injected:
@@ -66,18 +74,29 @@ def arm(at: Field, point: str) -> Injected:
     return Injected(SERVICE_OF[point.partition(".")[0]])
 
 
+def has_room(at: Field, point: str) -> bool:
+    """Whether the service of a point has met nearly all that is armed for it."""
+    service = SERVICE_OF[point.partition(".")[0]]
+    return len(_waiting(at).get(service, ())) < BACKLOG
+
+
 def meet(at: Field) -> None:
     """Kill services that have not read what is armed for them, as they did not begin after it."""
-    waiting: dict[str, list[float]] = {}
-    for point in failpoints.waiting(at.chain.failpoints):
-        service = SERVICE_OF[point.partition(".")[0]]
-        waiting.setdefault(service, []).append(at.armed_s.get(point, 0.0))
-    for service, armed_s in waiting.items():
+    for service, armed_s in _waiting(at).items():
         began_s = at.chain.began_s(service)
         if began_s is None:
             continue
         if min(armed_s) > began_s or time.time() - began_s > STALE_S:
             at.chain.send(service, signal.SIGKILL)
+
+
+def _waiting(at: Field) -> dict[str, list[float]]:
+    """By service, when the points were armed that it has not met."""
+    waiting: dict[str, list[float]] = {}
+    for point in failpoints.waiting(at.chain.failpoints):
+        service = SERVICE_OF[point.partition(".")[0]]
+        waiting.setdefault(service, []).append(at.armed_s.get(point, 0.0))
+    return waiting
 
 
 def _kill_service(at: Field) -> Injected | None:
@@ -184,7 +203,9 @@ def _damage(path: Path, draw: random.Random) -> None:
 
 
 def _fill_disk(at: Field) -> Injected | None:
-    failpoints.arm(at.chain.failpoints, "snapshots.written_not_synced", "enospc", 1)
+    point = "snapshots.written_not_synced"
+    failpoints.arm(at.chain.failpoints, point, "enospc", 1)
+    at.armed_s[point] = time.time()
     return Injected("stages") if at.chain.send("stages", signal.SIGKILL) else None
 
 
@@ -262,7 +283,7 @@ class Deck:
         if self._turn % 3:
             self._points = self._points or self._shuffled(failpoints.FAILPOINTS)
             point = self._points.pop()
-            return Fault("failpoint", point, lambda at: arm(at, point))
+            return Fault("failpoint", "death at a named point", lambda at: arm(at, point), point)
         self._faults = self._faults or self._shuffled(FAULTS)
         return self._faults.pop()
 

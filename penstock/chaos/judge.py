@@ -502,9 +502,12 @@ class _Judge:
             letters[origin] += 1
             outcome = self._expected.get(origin)
             if outcome is not None and outcome.verdict == "dead":
-                wanted = {"reason": outcome.reason, "payload": outcome.raw.value or b""}
-                found = {"reason": row["reason"], "payload": row["payload"] or b""}
-                self._match_values("lake.dead_letters", origin, wanted, found)
+                self._match_values(
+                    "lake.dead_letters",
+                    origin,
+                    {"reason": outcome.reason, "payload": outcome.raw.value or b""},
+                    {"reason": row["reason"], "payload": row["payload"] or b""},
+                )
         self._match("lake.dead_letters", self._of("dead"), letters)
 
     def _check_online(self) -> None:

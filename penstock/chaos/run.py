@@ -17,7 +17,7 @@ from features.errors import PenstockError
 from features.failpoints import FAILPOINTS
 from penstock.chaos.chain import SERVICES, Chain
 from penstock.chaos.collect import collect, packed_rows, raw_records, scores
-from penstock.chaos.faults import FAULTS, Deck, Field, Undo, meet
+from penstock.chaos.faults import FAULTS, Deck, Field, Undo, has_room, meet
 from penstock.chaos.judge import KINDS, Champion, Judgement, judge, outcomes
 from penstock.chaos.load import Load
 from serving.bundle import load as load_bundle
@@ -31,7 +31,7 @@ PAUSE_S = (1.5, 4.0)
 """Between faults. A restart takes longer, so faults meet recoveries."""
 
 _LEFTOVER_S = 60.0
-"""How long failpoints that are still armed at the end may take to be met; less after few rounds."""
+"""How long armed failpoints may take to be met; at the end of few rounds less."""
 
 _QUIET_S = 120.0
 """A chain that drains nothing for so long will not."""
@@ -111,14 +111,17 @@ def _rounds(at: Field, rounds: int, say: Say) -> Counter[str]:
     due: list[tuple[float, Undo]] = []
     began = time.monotonic()
     for number in range(1, rounds + 1):
-        fault = deck.next()
-        injected = fault.inject(at)
+        injected = None
         while injected is None:
-            # What it needs is not there at this moment.
+            # Of some kinds what they need is not there at this moment.
             fault = deck.next()
+            until = time.monotonic() + _LEFTOVER_S
+            while fault.point and not has_room(at, fault.point) and time.monotonic() < until:
+                meet(at)
+                _wait(at, due, 0.5)
             injected = fault.inject(at)
         done[fault.name] += 1
-        what = fault.meaning if fault.name == "failpoint" else fault.name
+        what = fault.point or fault.name
         say(
             f"round {number} of {rounds}, {time.monotonic() - began:.0f} s: "
             f"{what} ({injected.target})"
