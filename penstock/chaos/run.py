@@ -70,14 +70,14 @@ def run(home: Path, project: Path, options: Options, say: Say) -> dict[str, Any]
         load.stop()
         say("the load has ended; waiting until everything is scored and stored")
         _drain(chain, say)
-        say("computing what had to come of it")
         seen = collect(chain.plan, at.flushes)
-        bundle = load_bundle(chain.bundle, chain.plan, version, ServingSettings())
-        champion = Champion(bundle.engine, bundle.decisions, version)
-        judgement = judge(chain.plan, Tokeniser.from_settings(), champion, seen)
         ends = chain.supervisor.ends()
     finally:
         chain.end()
+    say("computing what had to come of it")
+    bundle = load_bundle(chain.bundle, chain.plan, version, ServingSettings())
+    champion = Champion(bundle.engine, bundle.decisions, version)
+    judgement = judge(chain.plan, Tokeniser.from_settings(), champion, seen)
     fired = failpoints.hits(chain.failpoints)
     hits = Counter(name for name, action in fired if action == "kill")
     return {
