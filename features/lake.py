@@ -12,6 +12,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
 from features.errors import PenstockError
+from features.failpoints import failpoint
 from features.plan import FieldPlan, Plan
 from features.settings import settings
 from features.wire import arrow_type
@@ -182,6 +183,7 @@ def append(table: str, rows: pa.Table, transactions: dict[str, int] | None = Non
                         f"table {table!r} holds version {held} of {app!r}, this writer is at "
                         f"{version}: another writer is at work; restart this one"
                     )
+        failpoint("lake.prepared_not_committed")
         try:
             # The handle that was checked is the one that commits: a fresh one would let two
             # writers of the same version both succeed.

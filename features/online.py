@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from features.failpoints import failpoint
 from features.plan import Plan
 from features.redis_layout import LOAD_SCRIPT, Key, ViewLayout, doubles, opened, stored_stages
 from features.resp import Connection
@@ -121,6 +122,7 @@ class OnlineStore:
             commands = view.put(batches[0])
             taken = self._for_writing.exchange(b"".join(commands), len(commands))
             written[view.name] = sum(taken)
+            failpoint("online.view_not_the_next")
         return written
 
     def _vectors(

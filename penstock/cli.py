@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from features.errors import PenstockError
 from penstock.commands import (
+    chaos,
     dead_letters,
     definitions,
     features,
@@ -51,6 +52,7 @@ app.command(rich_help_panel=STACK)(stack.status)
 app.command(rich_help_panel=STACK)(stack.logs)
 app.command(rich_help_panel=STACK)(services.run)
 app.command(rich_help_panel=STACK)(services.demo)
+app.command(rich_help_panel=STACK)(chaos.chaos)
 app.command(rich_help_panel=DEFINE)(definitions.new)
 app.command(rich_help_panel=DEFINE)(definitions.plan)
 app.command(rich_help_panel=DEFINE)(definitions.docs)

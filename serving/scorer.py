@@ -24,6 +24,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from features import wire
 from features.catalog import load_plan
 from features.errors import PenstockError, PositionError, ServiceUnavailableError
+from features.failpoints import failpoint
 from features.plan import Plan
 from features.positions import reading_from
 from features.settings import settings as shared_settings
@@ -225,6 +226,7 @@ class Scorer:
         return champion
 
     def _score(self, champion: LoadedBundle, batch: Batch) -> None:
+        failpoint("scorer.read_not_scored")
         rows = batch.rows
         vectors = wire.vectors(self._plan, rows)
         scores = np.empty(0)
@@ -240,6 +242,7 @@ class Scorer:
             value = msgspec.json.encode(self._drift_event)
             outputs.append((self._plan.drift_topic, self._plan.name, value))
         self._transactions.commit(self._consumer, outputs, batch.offsets)
+        failpoint("scorer.committed_not_marked")
         committed_us = time.time_ns() // 1000
         self._marks.update(batch.marks)
         if self._drift_event is not None:

@@ -10,6 +10,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from features.errors import ServiceUnavailableError
+from features.failpoints import failpoint
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +75,10 @@ class Transactions:
         """
         try:
             self._producer.begin_transaction()
+            failpoint("scorer.begun_not_sent")
             for topic, key, value in outputs:
                 self._send(topic, key, value)
+            failpoint("scorer.sent_without_offsets")
             if offsets:
                 self._step(
                     "send offsets",
@@ -83,6 +86,7 @@ class Transactions:
                         list(offsets), consumer.consumer_group_metadata(), timeout_s
                     ),
                 )
+            failpoint("scorer.offsets_not_committed")
             self._step("commit", self._producer.commit_transaction)
         except KafkaException as failure:
             error = failure.args[0]

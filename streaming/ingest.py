@@ -23,6 +23,7 @@ from features.catalog import load_plan
 from features.coding import composite_key
 from features.contract import Contract
 from features.errors import ContractError, PenstockError
+from features.failpoints import failpoint
 from features.plan import Plan
 from features.positions import reading_from
 from features.settings import settings
@@ -260,6 +261,7 @@ class Ingest:
                 self._tell()
             if self._in_hand and not self._is_replaced:
                 self._handle(self._in_hand)
+                failpoint("ingest.sent_not_flushed")
             self._producer.poll()
             if time.monotonic() - committed_at > COMMIT_EVERY_S:
                 self._commit()
@@ -310,6 +312,7 @@ class Ingest:
             else:
                 outcomes[source.topic][0] += 1
                 accepted.setdefault((source.topic, target), []).append(row)
+        failpoint("ingest.judged_not_sent")
         for (topic, target), rows in accepted.items():
             source = self._sources[topic]
             batch = source.rows.batch(rows, FOLDED)
@@ -482,6 +485,7 @@ class Ingest:
         if not self._moved:
             return True
         self._producer.flush()
+        failpoint("ingest.flushed_not_committed")
         begun_s = time.monotonic()
         offsets = []
         for topic, partition in self._moved:

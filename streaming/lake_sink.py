@@ -25,6 +25,7 @@ from confluent_kafka import Consumer, Message, TopicPartition
 
 from features import lake
 from features.catalog import load_plan
+from features.failpoints import failpoint
 from features.plan import Plan
 from features.positions import reading_from
 from features.settings import settings
@@ -155,6 +156,7 @@ class LakeSink:
         while not stop.is_set():
             messages = self._read(stop)
             if messages:
+                failpoint("lake.read_not_written")
                 self.write(messages)
             show_lag(self._consumer)
         self._consumer.close()
@@ -254,6 +256,7 @@ class LakeSink:
             return
         started = time.perf_counter()
         lake.append(feed.table, rows, moved)
+        failpoint("lake.table_not_the_next")
         feed.committed |= moved
         table = feed.table
         metrics.LAKE_COMMIT_SECONDS.labels(table).observe(time.perf_counter() - started)

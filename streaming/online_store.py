@@ -18,6 +18,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from features.catalog import load_plan
 from features.errors import ServiceUnavailableError
+from features.failpoints import failpoint
 from features.online import OnlineStore
 from features.plan import Plan
 from features.settings import settings
@@ -84,8 +85,10 @@ class OnlineStoreSink:
                 end_process(unreadable(self._consumer, message, "start this process again"))
             self._say_jump(message)
             batches.append(decode_record(self._plan, message))
+        failpoint("online.read_not_written")
         if not self._write(pa.Table.from_batches(batches), stop):
             return
+        failpoint("online.written_not_committed")
         try:
             self._consumer.commit(offsets=_after(messages), asynchronous=False)
         except KafkaException as error:

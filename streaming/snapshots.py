@@ -19,6 +19,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from features.errors import SnapshotError
+from features.failpoints import failpoint
 from features.fold import Fold
 from features.plan import Plan
 from features.settings import settings
@@ -121,6 +122,7 @@ class SnapshotStore:
         content = encode(self._plan, self._stage, taken.state, taken.after)
         name = f"{offset}-{checksum(content).hex()[:16]}.snap"
         self._put(f"{self.folder}/{chain.name}/{name}", content)
+        failpoint("snapshots.named_not_dropped")
         if taken.after:
             chain.changes += 1
             chain.changes_bytes += len(content)
@@ -129,6 +131,7 @@ class SnapshotStore:
                 for gone, path in self._listed(chain.name):
                     if gone < offset:
                         self._files.rm_file(path)
+                self._drop_begun(chain.name)
             chain.whole_bytes, chain.changes_bytes, chain.changes = len(content), 0, 0
         chain.offset, chain.checksum, chain.mark = offset, checksum(content), taken.mark
         return len(content)
@@ -151,6 +154,7 @@ class SnapshotStore:
             return
         for state in found[best]:
             fold.take(state)
+        failpoint("snapshots.restored")
         self._chains[best].mark = fold.mark()
 
     def _is_ours(self) -> bool:
@@ -204,6 +208,12 @@ class SnapshotStore:
                 found.append((int(stem.rpartition("-")[0]), path))
         return sorted(found)
 
+    def _drop_begun(self, chain: str) -> None:
+        """Drop files that a process which died, or had no space left, has begun."""
+        if isinstance(self._files, LocalFileSystem):
+            for begun in Path(f"{self.folder}/{chain}").glob("*.part"):
+                begun.unlink(missing_ok=True)
+
     def _put(self, path: str, content: bytes) -> None:
         self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
         if isinstance(self._files, LocalFileSystem):
@@ -218,7 +228,9 @@ def _write_durably(path: Path, content: bytes) -> None:
     with partial.open("wb") as file:
         file.write(content)
         file.flush()
+        failpoint("snapshots.written_not_synced")
         os.fsync(file.fileno())
+    failpoint("snapshots.synced_not_named")
     partial.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.errors import PositionError
+from features.failpoints import failpoint
 from features.fold import Fold
 from features.plan import Plan
 from features.wire import KIND_EVENT, KIND_MARKER, VERDICTS, decode, partitions_of, row_schema
@@ -102,6 +103,7 @@ class StageHost:
             held.pending.append((offset, acknowledge))
             if offset <= held.fold.offset:
                 return
+            failpoint("stages.read_not_folded")
             started = time.perf_counter()
             rows = decode(self._plan, payload)
             folded = held.fold.fold(rows, partition, offset)
@@ -109,8 +111,10 @@ class StageHost:
                 time.perf_counter() - started
             )
             self._count(rows, folded)
+            failpoint("stages.folded_not_sent")
             if folded.num_rows:
                 self._route(folded, partition)
+                failpoint("stages.sent_not_packed")
 
     def keep_only(self, partitions: set[int]) -> None:
         """After a rebalance: let go of partitions that went elsewhere.
@@ -211,8 +215,11 @@ class StageHost:
             sent = self._producer.sent()
             # The partition's agent waits for the lock; the other partitions' rows go on.
             taken = await asyncio.to_thread(held.store.take, held.fold)
+        failpoint("stages.packed_not_flushed")
         await asyncio.to_thread(self._producer.wait_for, sent)
+        failpoint("stages.flushed_not_durable")
         written = await asyncio.to_thread(held.store.write, taken)
+        failpoint("stages.durable_not_acknowledged")
         held.saved_at = time.monotonic()
         metrics.STAGE_SNAPSHOT_BYTES.labels(self._stage.name, str(partition)).set(written)
         covered = held.store.covered
@@ -220,6 +227,7 @@ class StageHost:
             return
         while held.pending and held.pending[0][0] <= covered:
             held.pending.popleft()[1]()
+        failpoint("stages.acknowledged")
 
     def _count(self, read: pa.RecordBatch, folded: pa.RecordBatch) -> None:
         name = self._stage.name

@@ -1,5 +1,6 @@
 """The two chains of snapshots: what a restart finds, whatever was damaged and whoever wrote."""
 
+import errno
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from features import failpoints
 from features.errors import SnapshotError
 from features.fold import Fold
 from features.plan import Plan
@@ -166,3 +168,27 @@ def test_nothing_that_can_be_read_is_an_error_that_says_so(tmp_path: Path) -> No
     next((tmp_path / "snapshots").rglob("*.snap")).write_bytes(b"torn")
     with pytest.raises(SnapshotError, match=r"no snapshot in .* checksum differs"):
         restored(plan)
+
+
+def test_full_disk_leaves_what_there_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of("t_snapshots")
+    log = envelopes(plan, 3)
+    store, fold = restored(plan)
+    folded(fold, log, 0, 1)
+    store.write(store.take(fold))
+    folded(fold, log, 1, 2)
+    monkeypatch.setenv(failpoints.VARIABLE, "snapshots.written_not_synced=enospc@1")
+    failpoints._armed.cache_clear()
+    with pytest.raises(OSError, match="No space left") as raised:
+        store.write(store.take(fold))
+    assert raised.value.errno == errno.ENOSPC
+    monkeypatch.delenv(failpoints.VARIABLE)
+    failpoints._armed.cache_clear()
+    assert list((tmp_path / "snapshots").rglob("*.part"))
+    store, fold = restored(plan)
+    assert fold.offset == 0
+    folded(fold, log, 1, 3)
+    for _ in range(2):
+        store.write(store.take(fold))
+    assert store.covered == 2
+    assert not list((tmp_path / "snapshots").rglob("*.part"))
