@@ -70,10 +70,16 @@ STAGE_SNAPSHOT_BYTES = Gauge(
 ONLINE_WRITES = Counter(
     "penstock_online_writes", "Entity rows written to the online store.", ["view"]
 )
-ONLINE_FRESHNESS_SECONDS = Gauge(
+ONLINE_FRESHNESS_SECONDS = Histogram(
     "penstock_online_freshness_seconds",
-    "From the raw record's broker time to its visibility in the online store, newest batch.",
-    ["view"],
+    "From an event's time, or from the broker's time of its record, until its vector can be read.",
+    ["view", "since"],
+    buckets=LATENCY_BUCKETS_S,
+)
+ONLINE_FRESHNESS_TARGET_SECONDS = Gauge(
+    "penstock_online_freshness_target_seconds",
+    "What the definition promises of the former, from the event's time on.",
+    ["feature_set"],
 )
 
 # Whoever reads the online store

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
@@ -55,6 +56,8 @@ class OnlineStoreSink:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._store = OnlineStore(plan)
+        target = metrics.ONLINE_FRESHNESS_TARGET_SECONDS.labels(plan.name)
+        target.set(plan.freshness_us / 1e6)
         self._consumer = Consumer(
             consumer_settings(
                 f"penstock.{plan.name}.v{plan.version}.online-store",
@@ -129,10 +132,16 @@ class OnlineStoreSink:
 
     def _show(self, rows: pa.Table, written: dict[str, int]) -> None:
         folded = pc.and_(pc.equal(rows["kind"], KIND_EVENT), pc.equal(rows["verdict"], FOLDED))
-        oldest_us = pc.min(rows["broker_time_us"].filter(folded)).as_py()
+        seen_us = time.time_ns() // 1000
+        for since, column in (("event", "event_time_us"), ("broker", "broker_time_us")):
+            waited_us = seen_us - rows[column].filter(folded).to_numpy()
+            for view in written:
+                metrics.observe_all(
+                    metrics.ONLINE_FRESHNESS_SECONDS.labels(view, since),
+                    np.maximum(waited_us, 0) / 1e6,
+                )
         for view, count in written.items():
             metrics.ONLINE_WRITES.labels(view).inc(count)
-            metrics.ONLINE_FRESHNESS_SECONDS.labels(view).set(time.time() - oldest_us / 1e6)
 
 
 def _after(messages: list[Message]) -> list[TopicPartition]:

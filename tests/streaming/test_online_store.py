@@ -13,6 +13,7 @@ from features.online import OnlineStore
 from features.plan import Plan
 from features.settings import settings
 from features.wire import partition_of
+from monitoring import metrics
 from streaming import topics
 from streaming.broker import GaplessProducer
 from streaming.online_store import OnlineStoreSink
@@ -84,6 +85,16 @@ def test_newest_vectors_arrive_and_offsets_follow(redis_port: int, tmp_path: Pat
             # Folded afresh, so nothing lies in the window of row 60; row 61 is a duplicate.
             wait_until(lambda: stored(plan) == 0.0)
             wait_until(lambda: committed(plan) == 4)
+    # Labels and duplicates are not seen there, 61 events are.
+    for since in ("event", "broker"):
+        waits = [
+            sample
+            for family in metrics.ONLINE_FRESHNESS_SECONDS.collect()
+            for sample in family.samples
+            if sample.labels.get("since") == since and sample.labels["view"].startswith("online_")
+        ]
+        assert {each.value for each in waits if each.name.endswith("_count")} == {61}
+    assert metrics.ONLINE_FRESHNESS_TARGET_SECONDS.labels("online")._value.get() == 1.0
 
 
 def test_sink_waits_for_an_absent_store_and_loses_nothing(
