@@ -125,6 +125,13 @@ RECREATED = (
 )
 
 
+def topic_ids(topics: Iterable[str]) -> dict[str, str]:
+    """What tells a topic from one that is created under its name later on."""
+    client = admin()
+    found: dict[str, tuple[str, int]] = _patiently(lambda: _described(client, topics))
+    return {topic: identity for topic, (identity, _) in found.items()}
+
+
 def _described(client: AdminClient, topics: Iterable[str]) -> dict[str, tuple[str, int]]:
     """The id and the number of partitions of each topic there is."""
     found = {}

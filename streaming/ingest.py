@@ -9,6 +9,7 @@ partition's committed offset. Partitions that get nothing are moved on (streamin
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -19,7 +20,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from features.catalog import load_plan
 from features.coding import composite_key
 from features.contract import Contract
-from features.errors import ContractError, PenstockError
+from features.errors import ContractError, PenstockError, PositionError
 from features.plan import Plan
 from features.positions import reading_from
 from features.settings import settings
@@ -41,6 +42,7 @@ from features.wire import (
 from monitoring import metrics
 from streaming import markers
 from streaming.broker import (
+    RECREATED,
     GaplessProducer,
     bounds,
     commits,
@@ -48,6 +50,7 @@ from streaming.broker import (
     end_process,
     instance_id,
     show_lag,
+    topic_ids,
     unreadable,
     wait_for_topics,
     watch_topics,
@@ -214,9 +217,13 @@ class Ingest:
         self._idle = IdleWatch()
         self._told_us: dict[int, int] = {}
         self._tell_at_s = 0.0
+        # The broker forgets commits of a topic that is deleted, so what is known of the raw topics
+        # lies with another one.
+        self._topics = TopicPartition(plan.stages[0].topic, 0)
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set, then commit what is done."""
+        self._check_topics()
         self._consumer.subscribe(
             list(self._sources),
             on_assign=self._take_over,
@@ -240,6 +247,21 @@ class Ingest:
                 committed_at = time.monotonic()
         self._commit()
         self._consumer.close()
+
+    def _check_topics(self) -> None:
+        """The raw topics must be those that were read before: else their offsets begin anew.
+
+        The first stage would take their records for repeats.
+        """
+        found = topic_ids(self._sources)
+        [held] = commits(self._consumer, [self._topics])
+        for topic, identity in json.loads(held.metadata or "{}").items():
+            if found.get(topic, identity) != identity:
+                raise PositionError(
+                    f"{topic} is not the topic that was read before: it was deleted and created "
+                    f"again; {RECREATED}"
+                )
+        self._topics = TopicPartition(held.topic, held.partition, 0, metadata=json.dumps(found))
 
     def _poll(self) -> None:
         """Read what is to be handled together; a rebalance takes out what is no longer ours."""
@@ -427,7 +449,7 @@ class Ingest:
             return True
         self._producer.flush()
         begun_s = time.monotonic()
-        offsets = []
+        offsets = [self._topics]
         for topic, partition in self._moved:
             source = self._sources[topic]
             stamp = source.stamp(partition)

@@ -203,7 +203,7 @@ def test_one_message_of_many_that_times_out_leaves_no_gap(stack: Any, timeout_ms
     # As it is, no message ever times out; were it otherwise, the process would end at the first.
     changed = {"message.timeout.ms": timeout_ms} if timeout_ms else {}
     script = PRODUCE.replace("{settings_of_the_test}", repr(changed))
-    script = script.replace("{topic!r}", repr(plan.drift_topic))
+    script = script.replace("{topic!r}", repr(plan.features_topic))
     broker = kafka_process(stack)
     with subprocess.Popen(
         [sys.executable, "-c", script],
@@ -230,11 +230,11 @@ def test_one_message_of_many_that_times_out_leaves_no_gap(stack: Any, timeout_ms
         said, reason = process.communicate(timeout=100)
     if timeout_ms:
         assert process.returncode == 70, reason
-        assert f"a message to {plan.drift_topic} [0] was lost" in reason
+        assert f"a message to {plan.features_topic} [0] was lost" in reason
     else:
         assert (process.returncode, said) == (0, "all\n"), reason
-    send(plan.drift_topic, 0, [b"end"])
-    found = read(plan.drift_topic, 1, lambda m: bool(m) and m[-1].value() == b"end")
+    send(plan.features_topic, 0, [b"end"])
+    found = read(plan.features_topic, 1, lambda m: bool(m) and m[-1].value() == b"end")
     values = [message.value() for message in found][:-1]
     assert values == [b"%06d" % n * 8000 for n in range(len(values))]
     if timeout_ms:
