@@ -92,7 +92,7 @@ def watch_topics(topics: Mapping[str, int], stop: threading.Event) -> None:
         PenstockError: a topic has another number of partitions.
     """
     client = admin()
-    first = _described(client, topics)
+    first: dict[str, tuple[str, int]] = _patiently(lambda: _described(client, topics))
     for topic, (_, partitions) in first.items():
         if partitions != topics[topic]:
             raise PenstockError(_other_partitions(topic, partitions, topics[topic]))

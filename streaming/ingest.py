@@ -240,6 +240,8 @@ class Ingest:
                 self._tell()
             if self._in_hand and not self._is_replaced:
                 self._handle(self._in_hand)
+            elif self._in_hand and time.monotonic() - self._proved_s > PROVE_WITHIN_S:
+                end_process("the group of ingest has refused this process and not called it back")
             self._producer.poll()
             if time.monotonic() - committed_at > COMMIT_EVERY_S:
                 self._commit()

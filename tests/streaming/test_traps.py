@@ -31,6 +31,7 @@ from tests.streaming.chain import (
     ingest,
     plan_of,
     read,
+    read_rows,
     running,
     sale,
     send,
@@ -170,6 +171,54 @@ def test_a_zombie_that_comes_back_changes_nothing(stack: Any, tmp_path: Path) ->
     scored = Counter(score["sale_id"] for score in scores)
     assert len(scored) == sent
     assert set(scored.values()) == {1}
+
+
+def test_a_zombie_of_ingest_repeats_only_equal_rows(tmp_path: Path) -> None:
+    plan = plan_of("t_trap_ingest_zombie")
+    topics.ensure(plan)
+    sent = 0
+
+    def produce(rows: int) -> None:
+        nonlocal sent
+        for partition in range(plan.partitions):
+            numbers = range(sent + partition, sent + rows, plan.partitions)
+            send(plan.event_topic, partition, [sale(n, n, f"p{n % 40}") for n in numbers])
+        sent += rows
+
+    def rows_sent() -> list[dict[str, Any]]:
+        """The first stage's log once every event is in it."""
+        asked = sent
+        while True:
+            rows = read_rows(plan, plan.stages[0].topic, asked)
+            if len({row["event_id"] for row in rows}) == sent:
+                return rows
+            asked = len(rows) + 1
+
+    old, new = str(free_port()), str(free_port())
+    with service("ingest", plan, tmp_path, PENSTOCK_METRICS_PORT=old) as zombie:
+        produce(400)
+        rows_sent()
+        with service("ingest", plan, tmp_path, PENSTOCK_METRICS_PORT=new) as heir:
+            for _ in range(8):
+                # Both have some of the partitions now, and something in hand.
+                produce(2000)
+                time.sleep(0.5)
+            zombie.send_signal(signal.SIGSTOP)
+            stopped_at = time.monotonic()
+            produce(2000)
+            rows_sent()
+            time.sleep(max(0.0, 15 - (time.monotonic() - stopped_at)))
+            zombie.send_signal(signal.SIGCONT)
+            for _ in range(5):
+                produce(400)
+                time.sleep(1)
+            rows = rows_sent()
+            assert heir.poll() is None
+    by_place: dict[tuple[int, int], dict[str, Any]] = {}
+    for row in rows:
+        place = (row["position_partition"], row["position_seq"])
+        assert by_place.setdefault(place, row) == row
+    assert len(by_place) == sent
 
 
 PRODUCE = """
