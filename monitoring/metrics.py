@@ -37,7 +37,7 @@ INGEST_ENVELOPES = Counter(
 )
 INGEST_WATERMARK_SECONDS = Gauge(
     "penstock_ingest_watermark_seconds",
-    "Highest event time seen in the raw partition, in seconds since 1970.",
+    "Highest event time of the raw partition, seen or raised to while idle, in seconds since 1970.",
     ["topic", "partition"],
 )
 

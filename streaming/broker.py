@@ -96,7 +96,7 @@ def watch_topics(topics: Mapping[str, int], stop: threading.Event) -> None:
         PenstockError: a topic has another number of partitions.
     """
     client = admin()
-    first = _described(client, topics)
+    first: dict[str, tuple[str, int]] = _patiently(lambda: _described(client, topics))
     for topic, (_, partitions) in first.items():
         if partitions != topics[topic]:
             raise PenstockError(_other_partitions(topic, partitions, topics[topic]))
@@ -127,6 +127,13 @@ RECREATED = (
     "what it held is gone: give the feature set a new version, and run `penstock apply` and "
     "`penstock bootstrap`"
 )
+
+
+def topic_ids(topics: Iterable[str]) -> dict[str, str]:
+    """What tells a topic from one that is created under its name later on."""
+    client = admin()
+    found: dict[str, tuple[str, int]] = _patiently(lambda: _described(client, topics))
+    return {topic: identity for topic, (identity, _) in found.items()}
 
 
 def _described(client: AdminClient, topics: Iterable[str]) -> dict[str, tuple[str, int]]:

@@ -11,6 +11,7 @@ that get nothing are moved on (streaming/markers.py).
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import threading
 import time
@@ -22,7 +23,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from features.catalog import load_plan
 from features.coding import composite_key
 from features.contract import Contract
-from features.errors import ContractError, PenstockError
+from features.errors import ContractError, PenstockError, PositionError
 from features.failpoints import failpoint
 from features.plan import Plan
 from features.positions import reading_from
@@ -47,6 +48,7 @@ from features.wire import (
 from monitoring import metrics
 from streaming import markers
 from streaming.broker import (
+    RECREATED,
     GaplessProducer,
     bounds,
     commits,
@@ -54,6 +56,7 @@ from streaming.broker import (
     end_process,
     instance_id,
     show_lag,
+    topic_ids,
     unreadable,
     wait_for_topics,
     watch_topics,
@@ -233,15 +236,19 @@ class Ingest:
         self._idle = IdleWatch()
         self._told_us: dict[int, int] = {}
         self._tell_at_s = 0.0
+        # The broker forgets commits of a topic that is deleted, so what is known of the raw topics
+        # lies with another one.
+        self._topics = TopicPartition(plan.stages[0].topic, 0)
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set, then commit what is done.
 
         Raises:
-            PenstockError: the chain was fed under another token key.
+            PenstockError: the chain was fed under another token key, or from other topics.
         """
         try:
             self._refuse_other_key()
+            self._check_topics()
         except BaseException:
             self._consumer.close()
             raise
@@ -262,6 +269,8 @@ class Ingest:
             if self._in_hand and not self._is_replaced:
                 self._handle(self._in_hand)
                 failpoint("ingest.sent_not_flushed")
+            elif self._in_hand and time.monotonic() - self._proved_s > PROVE_WITHIN_S:
+                end_process("the group of ingest has refused this process and not called it back")
             self._producer.poll()
             if time.monotonic() - committed_at > COMMIT_EVERY_S:
                 self._commit()
@@ -269,6 +278,21 @@ class Ingest:
                 committed_at = time.monotonic()
         self._commit()
         self._consumer.close()
+
+    def _check_topics(self) -> None:
+        """The raw topics must be those that were read before: else their offsets begin anew.
+
+        The first stage would take their records for repeats.
+        """
+        found = topic_ids(self._sources)
+        [held] = commits(self._consumer, [self._topics])
+        for topic, identity in json.loads(held.metadata or "{}").items():
+            if found.get(topic, identity) != identity:
+                raise PositionError(
+                    f"{topic} is not the topic that was read before: it was deleted and created "
+                    f"again; {RECREATED}"
+                )
+        self._topics = TopicPartition(held.topic, held.partition, 0, metadata=json.dumps(found))
 
     def _poll(self) -> None:
         """Read what is to be handled together; a rebalance takes out what is no longer ours."""
@@ -487,7 +511,7 @@ class Ingest:
         self._producer.flush()
         failpoint("ingest.flushed_not_committed")
         begun_s = time.monotonic()
-        offsets = []
+        offsets = [self._topics]
         for topic, partition in self._moved:
             source = self._sources[topic]
             stamp = source.stamp(partition)

@@ -187,12 +187,18 @@ class LakeSink:
             self._commit(feed, rows, feed.moved(read))
 
     def _start(self, source: Source) -> int:
-        """Where to read on: a lake without rows of a source begins with what its topic holds."""
-        at = min(f.next_offset[source] for f in self._feeds if source[0] in f.topics)
+        """Where to read on: a lake without rows of a source begins with what its topic holds.
+
+        A table that got no rows of a source does not say how far it has come; what another table
+        says was read for it too.
+        """
+        stands = [f.next_offset[source] for f in self._feeds if source[0] in f.topics]
         low, high = bounds(self._consumer, TopicPartition(*source))
-        if at == 0 < low:
+        furthest = max(stands)
+        reading_from(*source, furthest or -1, low, high, _MEND)
+        if furthest == 0 < low:
             log.warning("%s [%d] is read from offset %d on, the first it still holds", *source, low)
-        return reading_from(*source, at or -1, low, high, _MEND)
+        return max(min(stands), low)
 
     def _read(self, stop: threading.Event) -> list[Message]:
         messages: list[Message] = []

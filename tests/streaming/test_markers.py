@@ -174,6 +174,33 @@ def test_a_late_verdict_after_a_raise_survives_restarts(quick: None) -> None:
 
 
 @pytest.mark.slow
+def test_who_has_not_committed_for_long_does_so_before_it_judges(
+    quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of("t_idle_prove")
+    topics.ensure(plan)
+    service = ingest(plan)
+    order: list[str] = []
+    for name in ("_commit", "_handle"):
+        whole = getattr(service, name)
+
+        def noted(*args: Any, name: str = name, whole: Any = whole) -> Any:
+            order.append(name)
+            return whole(*args)
+
+        monkeypatch.setattr(service, name, noted)
+    monkeypatch.setattr("streaming.ingest.PROVE_S", -1.0)
+    monkeypatch.setattr("streaming.ingest.COMMIT_EVERY_S", 1000.0)
+    with running(service):
+        for n in range(3):
+            send(plan.event_topic, 1, [sale(n, n)])
+            read_rows(plan, plan.stages[0].topic, n + 1)
+    handled = [at for at, name in enumerate(order) if name == "_handle"]
+    assert len(handled) >= 3
+    assert {order[at - 1] for at in handled} == {"_commit"}
+
+
+@pytest.mark.slow
 def test_a_raise_is_committed_before_it_is_told(
     quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

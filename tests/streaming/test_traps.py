@@ -32,6 +32,7 @@ from tests.streaming.chain import (
     ingest,
     plan_of,
     read,
+    read_rows,
     running,
     sale,
     send,
@@ -175,6 +176,54 @@ def test_a_zombie_that_comes_back_changes_nothing(stack: Any, tmp_path: Path) ->
     assert set(scored.values()) == {1}
 
 
+def test_a_zombie_of_ingest_repeats_only_equal_rows(tmp_path: Path) -> None:
+    plan = plan_of("t_trap_ingest_zombie")
+    topics.ensure(plan)
+    sent = 0
+
+    def produce(rows: int) -> None:
+        nonlocal sent
+        for partition in range(plan.partitions):
+            numbers = range(sent + partition, sent + rows, plan.partitions)
+            send(plan.event_topic, partition, [sale(n, n, f"p{n % 40}") for n in numbers])
+        sent += rows
+
+    def rows_sent() -> list[dict[str, Any]]:
+        """The first stage's log once every event is in it."""
+        asked = sent
+        while True:
+            rows = read_rows(plan, plan.stages[0].topic, asked)
+            if len({row["event_id"] for row in rows}) == sent:
+                return rows
+            asked = len(rows) + 1
+
+    old, new = str(free_port()), str(free_port())
+    with service("ingest", plan, tmp_path, PENSTOCK_METRICS_PORT=old) as zombie:
+        produce(400)
+        rows_sent()
+        with service("ingest", plan, tmp_path, PENSTOCK_METRICS_PORT=new) as heir:
+            for _ in range(8):
+                # Both have some of the partitions now, and something in hand.
+                produce(2000)
+                time.sleep(0.5)
+            zombie.send_signal(signal.SIGSTOP)
+            stopped_at = time.monotonic()
+            produce(2000)
+            rows_sent()
+            time.sleep(max(0.0, 15 - (time.monotonic() - stopped_at)))
+            zombie.send_signal(signal.SIGCONT)
+            for _ in range(5):
+                produce(400)
+                time.sleep(1)
+            rows = rows_sent()
+            assert heir.poll() is None
+    by_place: dict[tuple[int, int], dict[str, Any]] = {}
+    for row in rows:
+        place = (row["position_partition"], row["position_seq"])
+        assert by_place.setdefault(place, row) == row
+    assert len(by_place) == sent
+
+
 PRODUCE = """
 import sys, time
 from confluent_kafka import Producer
@@ -206,7 +255,7 @@ def test_one_message_of_many_that_times_out_leaves_no_gap(stack: Any, timeout_ms
     # As it is, no message ever times out; were it otherwise, the process would end at the first.
     changed = {"message.timeout.ms": timeout_ms} if timeout_ms else {}
     script = PRODUCE.replace("{settings_of_the_test}", repr(changed))
-    script = script.replace("{topic!r}", repr(plan.drift_topic))
+    script = script.replace("{topic!r}", repr(plan.features_topic))
     broker = kafka_process(stack)
     with subprocess.Popen(
         [sys.executable, "-c", script],
@@ -233,11 +282,11 @@ def test_one_message_of_many_that_times_out_leaves_no_gap(stack: Any, timeout_ms
         said, reason = process.communicate(timeout=100)
     if timeout_ms:
         assert process.returncode == 70, reason
-        assert f"a message to {plan.drift_topic} [0] was lost" in reason
+        assert f"a message to {plan.features_topic} [0] was lost" in reason
     else:
         assert (process.returncode, said) == (0, "all\n"), reason
-    send(plan.drift_topic, 0, [b"end"])
-    found = read(plan.drift_topic, 1, lambda m: bool(m) and m[-1].value() == b"end")
+    send(plan.features_topic, 0, [b"end"])
+    found = read(plan.features_topic, 1, lambda m: bool(m) and m[-1].value() == b"end")
     values = [message.value() for message in found][:-1]
     assert values == [b"%06d" % n * 8000 for n in range(len(values))]
     if timeout_ms:
