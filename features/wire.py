@@ -8,7 +8,7 @@ would only make small envelopes large.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +44,12 @@ def late_topic(topic: str) -> str:
 def partition_of(key: str, partitions: int) -> int:
     """The partition of a key, the same in every process and language (CRC-32)."""
     return zlib.crc32(key.encode()) % partitions
+
+
+def partitions_of(keys: Iterable[str], partitions: int) -> list[int]:
+    """`partition_of` each key."""
+    crc32 = zlib.crc32
+    return [crc32(key.encode()) % partitions for key in keys]
 
 
 def seq_of(offset: int, row: int) -> int:
