@@ -7,7 +7,7 @@ first in the order of `REASONS`, so its reason code is stable.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -69,11 +69,12 @@ class Contract:
             "Record",
             [(member.name, member.reader()) for member in self._members],
             forbid_unknown_fields=True,
+            gc=False,
         )
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(record).decode
         self._values: Callable[[Any], tuple[Any, ...]] = attrgetter(*self.names)
         self._kept = [
-            (index, member.value)
+            (index, member)
             for index, member in enumerate(self._members)
             if type(member).value is not Member.value
         ]
@@ -88,21 +89,72 @@ class Contract:
             raise self._refusal(payload)
         try:
             values = list(self._values(self._decode(payload)))
-            for index, value in self._kept:
-                values[index] = value(values[index])
+            for index, member in self._kept:
+                values[index] = member.value(values[index])
         except (ValueError, RecursionError) as error:
             raise self._refusal(payload) from error
         return tuple(values)
 
+    def read_all(
+        self, payloads: Sequence[bytes | None]
+    ) -> tuple[list[int], list[Sequence[Any]], dict[int, ContractError]]:
+        """What `read` says of each record, a column at a time.
+
+        Returns:
+            The places of those that keep the contract, the columns of their values in the order of
+            `names`, and by place the refusals of the others.
+        """
+        decode = self._decode
+        kept: list[int] = []
+        decoded: list[Any] = []
+        refused: dict[int, ContractError] = {}
+        for place, payload in enumerate(payloads):
+            if payload and len(payload) <= MAX_RECORD_BYTES:
+                try:
+                    decoded.append(decode(payload))
+                except (ValueError, RecursionError):
+                    refused[place] = self._refusal(payload)
+                else:
+                    kept.append(place)
+            else:
+                refused[place] = self._refusal(payload)
+        columns: list[Sequence[Any]] = [*zip(*map(self._values, decoded), strict=True)]
+        if not columns:
+            return [], [()] * len(self.names), refused
+        try:
+            for index, member in self._kept:
+                columns[index] = member.column(columns[index])
+        except ValueError:
+            # Rare, so whose it is need not be told fast.
+            return self._read_each(payloads)
+        return kept, columns, refused
+
+    def _read_each(
+        self, payloads: Sequence[bytes | None]
+    ) -> tuple[list[int], list[Sequence[Any]], dict[int, ContractError]]:
+        rows: dict[int, tuple[Any, ...]] = {}
+        refused: dict[int, ContractError] = {}
+        for place, payload in enumerate(payloads):
+            try:
+                rows[place] = self.read(payload)
+            except ContractError as refusal:
+                refused[place] = refusal
+        columns: list[Sequence[Any]] = [*zip(*rows.values(), strict=True)]
+        return list(rows), columns or [()] * len(self.names), refused
+
     def check_not_future(self, time_us: int, broker_time_us: int) -> None:
         """Refuse an event time (µs) too far past the broker's time of its record (µs)."""
         if time_us > broker_time_us + MAX_AHEAD_US:
-            ahead_s = (time_us - broker_time_us) / 1e6
-            raise ContractError(
-                "time_in_future",
-                f"{self.names[1]} is {ahead_s:.0f} s ahead of the broker's clock, at most "
-                f"{MAX_AHEAD_US // 1_000_000} s are accepted",
-            )
+            raise self.in_future(time_us, broker_time_us)
+
+    def in_future(self, time_us: int, broker_time_us: int) -> ContractError:
+        """The refusal of an event time (µs) too far past the broker's time of its record (µs)."""
+        ahead_s = (time_us - broker_time_us) / 1e6
+        return ContractError(
+            "time_in_future",
+            f"{self.names[1]} is {ahead_s:.0f} s ahead of the broker's clock, at most "
+            f"{MAX_AHEAD_US // 1_000_000} s are accepted",
+        )
 
     def _refusal(self, payload: bytes | None) -> ContractError:
         if not payload:

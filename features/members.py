@@ -7,11 +7,13 @@ record that was refused, which rule it breaks.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 import msgspec
+import pyarrow as pa
 
 from features.coding import pack_position
 from features.errors import ContractError
@@ -52,6 +54,14 @@ class Member(ABC):
         """
         return read
 
+    def column(self, read: Sequence[Any]) -> list[Any]:
+        """`value` of each.
+
+        Raises:
+            ValueError: one of them is out of range still.
+        """
+        return list(map(self.value, read))
+
 
 @dataclass(frozen=True)
 class TextMember(Member):
@@ -87,10 +97,15 @@ class TimeMember(Member):
         return {"type": "string", "format": "date-time", "pattern": _TIME_PATTERN}
 
     def value(self, read: datetime) -> int:
-        time_us = (read - _EPOCH) // _MICROSECOND
-        if not 0 <= time_us < _END_US:
-            raise ValueError(read)
-        return time_us
+        return self.column([read])[0]
+
+    def column(self, read: Sequence[datetime]) -> list[int]:
+        # Arrow counts microseconds ten times as fast as Python divides.
+        since = pa.array([moment - _EPOCH for moment in read], pa.duration("us"))
+        times_us: list[int] = since.view(pa.int64()).to_numpy().tolist()
+        if times_us and not 0 <= min(times_us) <= max(times_us) < _END_US:
+            raise ValueError("a time lies outside the years 1970 to 2261")
+        return times_us
 
     def broken(self, value: Any) -> ContractError | None:
         if not isinstance(value, str):
@@ -155,6 +170,7 @@ class MoneyMember(IntegerMember):
             "Money",
             [("minor", super().reader()), ("currency", Literal[self.currency])],
             forbid_unknown_fields=True,
+            gc=False,
         )
 
     def schema(self) -> dict[str, Any]:
@@ -169,6 +185,9 @@ class MoneyMember(IntegerMember):
     def value(self, read: Any) -> int:
         minor: int = read.minor
         return minor
+
+    def column(self, read: Sequence[Any]) -> list[int]:
+        return [money.minor for money in read]
 
     def broken(self, value: Any) -> ContractError | None:
         name = self.name
@@ -249,6 +268,7 @@ class PositionMember(Member):
                 for part, most in self._PARTS
             ],
             forbid_unknown_fields=True,
+            gc=False,
         )
 
     def schema(self) -> dict[str, Any]:

@@ -15,14 +15,17 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from operator import itemgetter
+from typing import Any
 
+import pyarrow as pa
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from features.catalog import load_plan
 from features.coding import composite_key
-from features.contract import Contract
+from features.contract import MAX_AHEAD_US, Contract
 from features.errors import ContractError, PenstockError, PositionError
 from features.failpoints import failpoint
 from features.plan import Plan
@@ -43,7 +46,7 @@ from features.wire import (
     DeadLetter,
     dead_letter_topic,
     late_topic,
-    partition_of,
+    partitions_of,
 )
 from monitoring import metrics
 from streaming import markers
@@ -101,6 +104,11 @@ _MEND = (
 )
 
 
+Outcome = tuple[RawRow, int] | ContractError
+"""A record's row with the partition of the target it belongs to, -1 where it is late; or why it is
+refused."""
+
+
 class Source:
     """One raw topic: its contract, where its rows go, and where its partitions stand.
 
@@ -134,9 +142,9 @@ class Source:
             kind, log, stage_index = KIND_LABEL, LOG_LABELS, _label_stage(plan)
         stage = plan.stages[stage_index]
         self.target = stage.topic
-        self._key = itemgetter(*map(names.index, stage.key_fields))
-        self._token_indices = [i for i, name in enumerate(names) if name in tokens]
-        self._token = tokeniser.token
+        self._key_indices = [names.index(name) for name in stage.key_fields]
+        self._token_indices = {i for i, name in enumerate(names) if name in tokens}
+        self._tokens = tokeniser.tokens
         self._framed = framed or FramedValues()
         self.rows = RawRows(plan, kind, log, columns)
         self.watermarks_us: dict[int, int] = {}
@@ -166,45 +174,66 @@ class Source:
         for held in (self.next_offsets, self.watermarks_us, self._raised_us):
             held.pop(partition, None)
 
-    def judge(self, record: Message) -> tuple[RawRow, int]:
-        """A record's row, and the partition of the target it belongs to; -1 when it is late.
+    def judge(self, records: Sequence[Message]) -> list[Outcome]:
+        """What becomes of each of some records of the topic, which come in their order.
 
         Lateness and the future are judged of events and labels; a version of a reference may hold
         from any time on.
-
-        Raises:
-            ContractError: the record is refused.
         """
-        payload = record.value()
-        if payload and payload[0] == 0:
-            payload = self._framed.json_of(payload)
-        values = self.contract.read(payload)
+        payloads, outcomes = self._payloads(records)
+        kept, columns, refused = self.contract.read_all(payloads)
+        outcomes = {**refused, **outcomes}
+        stamps = [self._stamp(records[at], us) for at, us in zip(kept, columns[1], strict=True)]
+        rows, targets = self._rows(columns)
+        for place, stamp, row, target in zip(kept, stamps, rows, targets, strict=True):
+            if isinstance(stamp, ContractError):
+                outcomes[place] = stamp
+            else:
+                late = self.is_event and row[1] < stamp[2] - self._lateness_us
+                outcomes[place] = ((*stamp, *row), -1 if late else target)
+        return [outcomes[place] for place in range(len(records))]
+
+    def _payloads(
+        self, records: Sequence[Message]
+    ) -> tuple[list[bytes | None], dict[int, Outcome]]:
+        """The JSON of each record, and by place the refusals of those whose frame is not read."""
+        payloads: list[bytes | None] = [record.value() for record in records]
+        refused: dict[int, Outcome] = {}
+        for place, payload in enumerate(payloads):
+            if payload and payload[0] == 0:
+                try:
+                    payloads[place] = self._framed.json_of(payload)
+                except ContractError as refusal:
+                    refused[place], payloads[place] = refusal, None
+        return payloads, refused
+
+    def _stamp(self, record: Message, time_us: int) -> tuple[int, int, int, int] | ContractError:
+        """(partition, offset, watermark µs, broker time µs), or the refusal of a future event."""
+        partition, offset = record.partition(), record.offset()
         broker_time_us = record.timestamp()[1] * 1000
-        partition = record.partition()
-        late, watermark_us = False, NEVER_US
-        if self._reference is None:
-            time_us = values[1]
-            self.contract.check_not_future(time_us, broker_time_us)
-            watermark_us = self.watermarks_us.get(partition, NEVER_US)
-            late = self.is_event and time_us < watermark_us - self._lateness_us
-            if time_us > watermark_us:
-                watermark_us = self.watermarks_us[partition] = time_us
-        if self._token_indices:
-            replaced = list(values)
-            for index in self._token_indices:
-                replaced[index] = self._token(replaced[index])
-            values = tuple(replaced)
-        stamps = (partition, record.offset(), watermark_us, broker_time_us)
-        if late:
-            return (*stamps, *values), -1
-        key = self._key(values)
-        if isinstance(key, tuple):
-            key = composite_key(key)
+        if self._reference is not None:
+            return partition, offset, NEVER_US, broker_time_us
+        if time_us > broker_time_us + MAX_AHEAD_US:
+            return self.contract.in_future(time_us, broker_time_us)
+        watermark_us = self.watermarks_us.get(partition, NEVER_US)
+        if time_us > watermark_us:
+            watermark_us = self.watermarks_us[partition] = time_us
+        return partition, offset, watermark_us, broker_time_us
+
+    def _rows(self, columns: list[Sequence[Any]]) -> tuple[Iterable[tuple[Any, ...]], list[int]]:
+        """Rows of what the contract read, and the partition of each."""
+        columns = [
+            self._tokens(column) if index in self._token_indices else column
+            for index, column in enumerate(columns)
+        ]
+        parts = [columns[index] for index in self._key_indices]
+        keys = parts[0] if len(parts) == 1 else [*map(composite_key, zip(*parts, strict=True))]
         if self._reference is not None:
             # Its key is what a version is known by.
             at = len(self._reference.key_fields)
-            values = (key, values[at], *values[:at], *values[at + 1 :])
-        return (*stamps, *values), partition_of(key, self._partitions)
+            columns = [keys, columns[at], *columns[:at], *columns[at + 1 :]]
+        targets = partitions_of(pa.array(keys, pa.string()), self._partitions)
+        return zip(*columns, strict=True), targets.tolist()
 
 
 class Ingest:
@@ -313,47 +342,62 @@ class Ingest:
                 self._in_hand.append(more)
 
     def _handle(self, records: list[Message]) -> None:
-        outcomes = {topic: [0, 0, 0] for topic in self._sources}
-        accepted: dict[tuple[str, int], list[RawRow]] = {}
-        late: dict[int, list[tuple[bytes | None, RawRow]]] = {}
+        by_topic: dict[str, list[Message]] = {}
         for record in records:
             if record.error() is not None:
                 end_process(unreadable(self._consumer, record, _MEND))
-            source = self._sources[record.topic()]
-            partition = record.partition()
-            source.next_offsets[partition] = record.offset() + 1
+            by_topic.setdefault(record.topic(), []).append(record)
+        for topic, own in by_topic.items():
+            self._handle_topic(self._sources[topic], own)
+
+    def _handle_topic(self, source: Source, records: list[Message]) -> None:
+        # The last record of each partition tells where to go on.
+        for partition, last in {record.partition(): record for record in records}.items():
+            source.next_offsets[partition] = last.offset() + 1
             self._moved.add((source.topic, partition))
-            try:
-                row, target = source.judge(record)
-            except ContractError as refusal:
-                outcomes[source.topic][2] += 1
-                self._dead_letter(record, refusal)
+        accepted: dict[int, list[RawRow]] = {}
+        late: dict[int, list[tuple[bytes | None, RawRow]]] = {}
+        refused = 0
+        for record, outcome in zip(records, source.judge(records), strict=True):
+            if isinstance(outcome, ContractError):
+                refused += 1
+                self._dead_letter(record, outcome)
                 continue
+            row, target = outcome
             if target < 0:
-                outcomes[source.topic][1] += 1
                 replay_of = dict(record.headers() or []).get(REPLAY_OF)
-                late.setdefault(partition, []).append((replay_of, row))
+                late.setdefault(record.partition(), []).append((replay_of, row))
             else:
-                outcomes[source.topic][0] += 1
-                accepted.setdefault((source.topic, target), []).append(row)
+                accepted.setdefault(target, []).append(row)
         failpoint("ingest.judged_not_sent")
-        for (topic, target), rows in accepted.items():
-            source = self._sources[topic]
-            batch = source.rows.batch(rows, FOLDED)
-            sent = self._producer.send_rows(self._plan, source.target, target, batch)
-            metrics.INGEST_ENVELOPES.labels(source.target).inc(sent)
+        if accepted:
+            self._send(source, accepted)
         for partition, marked in late.items():
             # A replay keeps its mark, so it has an envelope of its own; the order stays.
             for replay_of, run in itertools.groupby(marked, itemgetter(0)):
-                source = self._sources[self._plan.event_topic]
                 batch = source.rows.batch([row for _, row in run], LATE)
                 headers = [(REPLAY_OF, replay_of)] if replay_of else None
                 topic = late_topic(source.topic)
                 self._producer.send_rows(self._plan, topic, partition, batch, headers)
-        for topic, counts in outcomes.items():
-            for outcome, count in zip(("accepted", "late", "dead_letter"), counts, strict=True):
-                if count:
-                    metrics.INGEST_RECORDS.labels(topic, outcome).inc(count)
+        counts = {
+            "accepted": sum(map(len, accepted.values())),
+            "late": sum(map(len, late.values())),
+            "dead_letter": refused,
+        }
+        for name, count in counts.items():
+            if count:
+                metrics.INGEST_RECORDS.labels(source.topic, name).inc(count)
+
+    def _send(self, source: Source, accepted: dict[int, list[RawRow]]) -> None:
+        """Send rows by partition of the target."""
+        # One batch is made of all, and cut: making one costs the same for any number of rows.
+        whole = source.rows.batch([row for rows in accepted.values() for row in rows], FOLDED)
+        first = sent = 0
+        for target, rows in accepted.items():
+            part = whole.slice(first, len(rows))
+            sent += self._producer.send_rows(self._plan, source.target, target, part)
+            first += len(rows)
+        metrics.INGEST_ENVELOPES.labels(source.target).inc(sent)
 
     def _dead_letter(self, record: Message, refusal: ContractError) -> None:
         letter = DeadLetter(

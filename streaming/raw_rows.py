@@ -27,11 +27,18 @@ class RawRows:
 
     def __init__(self, plan: Plan, kind: int, log: int, fields: tuple[str, ...]) -> None:
         self._schema = row_schema(plan)
+        # A schema makes new objects of its fields whenever it is asked.
+        self._types = [(field.name, field.type) for field in self._schema]
         self._kind = kind
         self._log = log
         self._fields = fields
         self._keys = plan.derived_keys(fields)
-        self._label = plan.label.field if plan.label else ""
+        self._lacking = {type_ for _, type_ in self._types}
+        self._numbers = [
+            (name, type_.to_pandas_dtype())
+            for name, type_ in self._types
+            if name in fields and (pa.types.is_integer(type_) or pa.types.is_floating(type_))
+        ]
 
     def batch(self, rows: list[RawRow], verdict: int) -> pa.RecordBatch:
         """Rows of `row_schema(plan)`; columns of the stages are null."""
@@ -54,18 +61,15 @@ class RawRows:
             "event_time_us": np.array(times, np.int64),
             **dict(zip(self._fields, fields, strict=True)),
         }
-        if self._label in columns:
-            columns[self._label] = np.array(columns[self._label], np.int8)
+        for name, type_ in self._numbers:
+            # Arrow takes numbers from numpy ten times as fast as from Python.
+            columns[name] = np.array(columns[name], type_)
         arrays = {
-            field.name: pa.array(columns[field.name], field.type)
-            for field in self._schema
-            if field.name in columns
+            name: pa.array(columns[name], type_) for name, type_ in self._types if name in columns
         }
         arrays |= derived_columns(self._keys, arrays)
+        nulls = {type_: pa.nulls(n, type_) for type_ in self._lacking}
         return pa.RecordBatch.from_arrays(
-            [
-                arrays[field.name] if field.name in arrays else pa.nulls(n, field.type)
-                for field in self._schema
-            ],
+            [arrays[name] if name in arrays else nulls[type_] for name, type_ in self._types],
             schema=self._schema,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Sequence
 
 from features.errors import PenstockError
 from streaming.settings import StreamingSettings
@@ -71,3 +72,8 @@ class Tokeniser:
                 self._known.clear()
             self._known[text] = known
         return known
+
+    def tokens(self, texts: Sequence[str]) -> list[str]:
+        """The token of each of some identifiers."""
+        known = self._known.get
+        return [known(text) or self.token(text) for text in texts]

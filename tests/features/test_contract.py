@@ -120,6 +120,26 @@ def test_broken_record_is_refused_with_its_reason(payload: bytes | None, reason:
     assert str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "broken", [REFUSED, [], [r for r in REFUSED if b"1969" not in (r[0] or b"")]]
+)
+def test_batch_is_read_as_its_records_are(broken: list[tuple[bytes | None, str]]) -> None:
+    good = [raw(PAYMENT | {"transaction_id": f"t{n}"}) for n in range(3)]
+    payloads = [good[0], *(payload for payload, _ in broken), *good[1:]]
+    kept, columns, refused = EVENTS.read_all(payloads)
+    assert [*zip(*columns, strict=True)] == [EVENTS.read(payload) for payload in good]
+    assert kept == [0, len(payloads) - 2, len(payloads) - 1]
+    assert [refused[place].reason for place in sorted(refused)] == [reason for _, reason in broken]
+    assert sorted([*kept, *refused]) == list(range(len(payloads)))
+
+
+def test_batch_without_a_good_record_has_empty_columns() -> None:
+    for payloads in ([], [b"", b"{"], [raw(PAYMENT | {"event_time": "1969-12-31T23:59:59Z"})]):
+        kept, columns, refused = EVENTS.read_all(payloads)
+        assert (kept, [*map(list, columns)]) == ([], [[]] * len(EVENTS.names))
+        assert list(refused) == list(range(len(payloads)))
+
+
 def test_label_without_its_verdict_is_refused() -> None:
     with pytest.raises(ContractError, match="is_fraud") as refused:
         LABELS.read(raw({k: v for k, v in CHARGEBACK.items() if k != "is_fraud"}))

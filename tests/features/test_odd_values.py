@@ -538,7 +538,7 @@ def accepted(log: list[bytes]) -> list[dict[str, Any]]:
     """The rows that ingest makes of a log."""
     made = Stream(PLAN, Tokeniser(b"k" * 16))
     source = made.sources[PLAN.event_topic]
-    judged = [source.judge(record)[0] for record in records(log)]  # type: ignore[arg-type]
+    judged = [row for row, _ in source.judge(records(log))]  # type: ignore[arg-type,misc]
     return source.rows.batch(judged, FOLDED).to_pylist()
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from features import lake
+from features.errors import ContractError
 from features.plan import Plan
 from features.wire import FOLDED, decode, row_schema
 from streaming import lake_rows
@@ -101,10 +102,14 @@ class Stream:
     def ingest(self, records: list[Record]) -> None:
         """Judge and pack one poll, as `Ingest` does."""
         accepted: dict[tuple[str, int], list[RawRow]] = defaultdict(list)
-        for record in records:
-            row, target = self.sources[record.raw_topic].judge(record)  # type: ignore[arg-type]
-            assert target >= 0, "late"
-            accepted[record.raw_topic, target].append(row)
+        for topic, source in self.sources.items():
+            own = [record for record in records if record.raw_topic == topic]
+            for outcome in source.judge(own):  # type: ignore[arg-type]
+                if isinstance(outcome, ContractError):
+                    raise outcome
+                row, target = outcome
+                assert target >= 0, "late"
+                accepted[topic, target].append(row)
         for (topic, target), rows in accepted.items():
             source = self.sources[topic]
             batch = source.rows.batch(rows, FOLDED)

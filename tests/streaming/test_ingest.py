@@ -197,7 +197,7 @@ def test_late_event_goes_to_the_late_topic_and_lateness_survives_a_restart() -> 
 def test_killed_ingest_repeats_only_equal_rows(tmp_path: Path) -> None:
     plan = plan_of("t_killed")
     topics.ensure(plan)
-    total = 20_000
+    total = 60_000
     for partition in range(plan.partitions):
         numbers = range(partition, total, plan.partitions)
         send(plan.event_topic, partition, [sale(n, n / 10, f"p{n % 50}") for n in numbers])
