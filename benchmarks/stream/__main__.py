@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -140,6 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--keys", type=int, default=1_000_000, help="in state beforehand")
     parser.add_argument("--minutes", type=float, default=60, help="of the soak")
     given = parser.parse_args(arguments)
+    # What was started is ended also then.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began = time.monotonic()
     sets = sets_of(given)
     parts = ["kafka", "registry", "mlflow"] + (["redis"] if "sinks" in given.parts else [])

@@ -23,7 +23,7 @@ from confluent_kafka import TopicPartition
 
 from benchmarks.report import say
 from benchmarks.stream import topics
-from benchmarks.stream.drain import wait_until_ready
+from benchmarks.stream.drain import per_1000, wait_until_ready
 from benchmarks.stream.payments import fill_state
 from benchmarks.stream.peer_faust import create
 from benchmarks.stream.services import PROJECT, Services, services
@@ -151,10 +151,11 @@ def open_loop(stack: Stack, name: str, rate: int, seconds: int, keys: int) -> di
         say(f"{name}: {rate:,} events/s for {seconds} s")
         before = running.cpu_s()
         watch, said = loop(plan.event_topic, plan.scored_topic, options)
-        used = {n: round((s - before.get(n, 0.0)) / seconds, 3) for n, s in running.cpu_s().items()}
+        used = per_1000(before, running.cpu_s(), said["sent"])
         sizes = running.metric("stages", "penstock_stage_snapshot_bytes")
     assert said["seen"] == said["sent"], said
-    ours = watch.told(warm_up_s) | said | {"cores": used, "snapshots_mib": round(sizes / 2**20, 1)}
+    ours = watch.told(warm_up_s) | said
+    ours |= {"cpu_s_per_1000_events": used, "snapshots_mib": round(sizes / 2**20, 1)}
     say(f"{name}: the same over plain hops")
     hops = [f"{name}.hop{number}" for number in range(len(plan.stages) + 3)]
     create({hop: {} for hop in hops})
