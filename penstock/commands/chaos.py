@@ -59,7 +59,10 @@ def _show(report: dict[str, Any]) -> None:
             table.add_row(name, str(times))
         console.print(table)
     records = ", ".join(f"{times} {verdict}" for verdict, times in report["records"].items())
-    print(f"{report['rounds']} rounds in {report['seconds']} s; raw records: {records}")
+    print(
+        f"{report['rounds']} rounds with seed {report['seed']} in {report['seconds']} s; "
+        f"raw records: {records}"
+    )
     print(
         f"{report['missing']} missing, {report['duplicated']} duplicated, "
         f"{report['different']} different, {report['unexplained']} unexplained"
@@ -69,5 +72,3 @@ def _show(report: dict[str, Any]) -> None:
             f"{each['kind']} in {each['where']}: {each['what']}, "
             f"expected {each['expected']}, found {each['found']}"
         )
-    if not report["holds"]:
-        print(f"repeat it with: penstock chaos --rounds {report['rounds']} --seed {report['seed']}")
