@@ -422,7 +422,7 @@ class Ingest:
 
     def _refuse_other_key(self) -> None:
         raw = [TopicPartition(t, p) for t in self._sources for p in range(self._plan.partitions)]
-        for held in self._consumer.committed(raw, timeout=30):
+        for held in commits(self._consumer, raw):
             stamp = Stamp.of(held.metadata)
             if self._is_other_key(stamp):
                 raise PenstockError(self._other_key(stamp))

@@ -16,7 +16,8 @@ from features.plan import Plan
 from features.settings import settings
 from features.wire import NEVER_US, DeadLetter, dead_letter_topic, late_topic, partition_of
 from streaming import topics
-from streaming.ingest import CommitNote, Ingest
+from streaming.ingest import Ingest
+from streaming.markers import Stamp
 from streaming.tokenise import Tokeniser
 from tests.features.rows import batch
 from tests.streaming.chain import (
@@ -253,8 +254,8 @@ def test_commit_names_the_token_key_and_another_key_is_refused() -> None:
     with running(ingest(plan)):
         read_rows(plan, plan.stages[0].topic, 1)
     key_id = Tokeniser(bytes.fromhex(TOKEN_KEY)).key_id
-    note = CommitNote.of(committed(plan)[2].metadata)
-    assert note == CommitNote(1767571200000000 + 10_000_000, key_id)
+    stamp = Stamp.of(committed(plan)[2].metadata)
+    assert (stamp.watermark_us, stamp.key_id) == (1767571200000000 + 10_000_000, key_id)
     other = Tokeniser(b"another key of 32 bytes, for now")
     stop = threading.Event()
     with pytest.raises(PenstockError) as refused:
@@ -282,5 +283,6 @@ def test_commit_of_before_keys_were_noted_is_read_on_from() -> None:
         (late,) = read_rows(plan, late_topic(plan.event_topic), 1)
         (accepted,) = read_rows(plan, plan.stages[0].topic, 1)
     assert (late["event_id"], accepted["event_id"]) == ("s1", "s2")
-    assert CommitNote.of(committed(plan)[0].metadata).key_id
-    assert CommitNote.of("") == CommitNote.of(None) == CommitNote(NEVER_US)
+    assert Stamp.of(committed(plan)[0].metadata).key_id
+    assert Stamp.of("") == Stamp.of(None) == Stamp(NEVER_US)
+    assert str(Stamp.of("7 raised 0123abcd")) == "7 raised 0123abcd"
