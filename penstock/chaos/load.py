@@ -14,7 +14,7 @@ from collections import deque
 from datetime import UTC, datetime
 from typing import Any
 
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Message, Producer
 
 from features.plan import Plan
 from features.settings import settings
@@ -23,6 +23,9 @@ from features.wire import partition_of
 PERSONS, SHOPS = 400, 150
 REMEMBERED = 400
 """Orders that may be sent again or get a label."""
+
+STALLED_S = 60.0
+"""Longer than any fault keeps the broker away."""
 
 _TICK_S = 0.05
 
@@ -51,17 +54,10 @@ class Load:
         self._plan = plan
         self._rate = rate
         self._draw = random.Random(f"load {seed}")
-        self._producer = Producer(
-            {
-                "bootstrap.servers": settings().kafka_bootstrap,
-                "enable.idempotence": True,
-                # A broker that is down delays records; none is given up.
-                "message.timeout.ms": 0,
-                "queue.buffering.max.messages": 1_000_000,
-                "linger.ms": 5,
-                "log_level": 0,
-            }
-        )
+        self._producer = _producer()
+        self._delivered_s = time.monotonic()
+        self.stalls = 0
+        """How often a producer had to be given up because it delivered nothing for long."""
         self._recent: deque[dict[str, Any]] = deque(maxlen=REMEMBERED)
         self._number = 0
         self._asked: dict[str, int] = dict.fromkeys(("poison", "repeat", "reorder"), 0)
@@ -74,11 +70,18 @@ class Load:
         self._thread.start()
 
     def stop(self) -> None:
-        """End sending; returns when the broker has every record."""
+        """End sending; returns when the broker has every record, or takes none for long.
+
+        What it has not taken is in no raw log, so nobody misses it.
+        """
         self._stop.set()
         self._thread.join()
+        self._delivered_s = time.monotonic()
         while self._producer.flush(1.0):
-            pass
+            if time.monotonic() - self._delivered_s > STALLED_S:
+                self._producer.purge()
+                self.stalls += 1
+                break
 
     def ask_for(self, what: str, records: int) -> None:
         """Send so many more broken (`poison`), repeated (`repeat`) or mixed up (`reorder`) ones."""
@@ -100,6 +103,17 @@ class Load:
                 owed -= 1
             self._more()
             self._producer.poll(0)
+            self._replace_stalled(now)
+
+    def _replace_stalled(self, now: float) -> None:
+        """Go on with a new producer where the old one has not come back from a broker's absence."""
+        if not len(self._producer):
+            self._delivered_s = now
+        elif now - self._delivered_s > STALLED_S:
+            self._producer.purge()
+            self._producer = _producer()
+            self._delivered_s = now
+            self.stalls += 1
 
     def _one(self) -> None:
         draw = self._draw
@@ -201,7 +215,27 @@ class Load:
     def _send(self, topic: str, key: str, value: dict[str, Any] | bytes) -> None:
         content = value if isinstance(value, bytes) else json.dumps(value).encode()
         partition = partition_of(key, self._plan.partitions)
-        self._producer.produce(topic, content, key, partition=partition)
+        self._producer.produce(
+            topic, content, key, partition=partition, on_delivery=self._on_delivery
+        )
+
+    def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
+        if error is None:
+            self._delivered_s = time.monotonic()
+
+
+def _producer() -> Any:
+    return Producer(
+        {
+            "bootstrap.servers": settings().kafka_bootstrap,
+            "enable.idempotence": True,
+            # A broker that is down delays records; none is given up.
+            "message.timeout.ms": 0,
+            "queue.buffering.max.messages": 1_000_000,
+            "linger.ms": 5,
+            "log_level": 0,
+        }
+    )
 
 
 def _moment(second: float) -> str:

@@ -89,6 +89,7 @@ def run(home: Path, project: Path, options: Options, say: Say) -> dict[str, Any]
         "writes_without_space": sum(action == "enospc" for _, action in fired),
         "ends": {name: ends.get(name, 0) for name in SERVICES},
         "revived": chain.revived,
+        "load_stalls": load.stalls,
         **_found(judgement),
     }
 

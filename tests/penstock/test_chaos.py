@@ -4,16 +4,21 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+import penstock.chaos.definitions.orders as definition
 from features.failpoints import FAILPOINTS
+from features.plan import compile_plan
+from features.settings import settings
 from penstock.chaos.chain import SERVICE_OF, SERVICES
 from penstock.chaos.faults import FAULTS
 from penstock.chaos.judge import KINDS
+from penstock.chaos.load import Load
 from penstock.stack.supervisor import members
 from tests.conftest import PROJECT
 
@@ -45,6 +50,21 @@ def test_every_failpoint_is_passed_by_a_service() -> None:
 
 def test_kinds_of_faults_have_names_of_their_own() -> None:
     assert len({fault.name for fault in FAULTS}) == len(FAULTS) == 15
+
+
+def test_load_goes_on_with_another_producer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_KAFKA_BOOTSTRAP", "127.0.0.1:9")
+    monkeypatch.setattr("penstock.chaos.load.STALLED_S", 0.3)
+    settings.cache_clear()
+    load = Load(compile_plan(definition.chaos), seed=1, rate=100)
+    load.start()
+    until = time.monotonic() + 20
+    while load.stalls < 2:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    load.stop()
+    monkeypatch.undo()
+    settings.cache_clear()
 
 
 @pytest.mark.slow
