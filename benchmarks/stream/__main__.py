@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--events", type=int, default=1_000_000, help="drained by a run")
     parser.add_argument("--runs", type=int, default=3, help="of each kind of drain")
-    parser.add_argument("--peer-events", type=int, default=20_000, help="drained by Faust")
+    parser.add_argument("--peer-events", type=int, default=10_000, help="drained by Faust")
     parser.add_argument("--rate", type=int, nargs="+", help="events a second of an open loop")
     parser.add_argument("--seconds", type=int, default=300, help="of an open loop")
     parser.add_argument("--keys", type=int, default=1_000_000, help="in state beforehand")

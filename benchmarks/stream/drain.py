@@ -70,6 +70,8 @@ def drain(
     spans = {t: topics.span(t, partitions) for t in (*logs(plan), plan.scored_topic)}
     began_ms = spans[plan.stages[0].topic].first_ms
     seconds = (visible_ms - began_ms) / 1000
+    compared = compare(plan, records)
+    topics.delete([plan.event_topic, *spans])
     return {
         "events": wanted,
         "seconds": round(seconds, 2),
@@ -86,7 +88,7 @@ def drain(
         # From the first envelope on, so that no process's start is in it.
         "cpu_s_per_1000_events": per_1000(before, after, wanted),
         "of_it_in_the_main_thread": per_1000(before_main, after_main, wanted),
-        "values_compared": compare(plan, records),
+        "values_compared": compared,
         **caught_up,
     }
 

@@ -23,7 +23,7 @@ from confluent_kafka import TopicPartition
 
 from benchmarks.report import say
 from benchmarks.stream import topics
-from benchmarks.stream.drain import per_1000, wait_until_ready
+from benchmarks.stream.drain import logs, per_1000, wait_until_ready
 from benchmarks.stream.payments import fill_state
 from benchmarks.stream.peer_faust import create
 from benchmarks.stream.services import PROJECT, Services, services
@@ -154,6 +154,7 @@ def open_loop(stack: Stack, name: str, rate: int, seconds: int, keys: int) -> di
         used = per_1000(before, running.cpu_s(), said["sent"])
         sizes = running.metric("stages", "penstock_stage_snapshot_bytes")
     assert said["seen"] == said["sent"], said
+    topics.delete([plan.event_topic, *logs(plan), plan.scored_topic])
     ours = watch.told(warm_up_s) | said
     ours |= {"cpu_s_per_1000_events": used, "snapshots_mib": round(sizes / 2**20, 1)}
     say(f"{name}: the same over plain hops")
@@ -161,6 +162,7 @@ def open_loop(stack: Stack, name: str, rate: int, seconds: int, keys: int) -> di
     create({hop: {} for hop in hops})
     with plain_hops(hops):
         watch, said = loop(hops[0], hops[-1], options)
+    topics.delete(hops)
     peer = watch.told(warm_up_s) | said | {"hops": len(hops) - 1}
     return {
         "rate": rate,

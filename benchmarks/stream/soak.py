@@ -50,8 +50,10 @@ def soak(stack: Stack, name: str, rate: int, minutes: float) -> dict[str, Any]:
         _, said = loop(plan.event_topic, plan.scored_topic, options, sample)
     warm = [each for each in samples if each[0] >= WARM * samples[-1][0]]
     at_s = np.array([each[0] for each in warm])
-    memory = {n: growth(at_s, [rss[n] for _, rss, _ in warm]) for n in warm[0][1]}
-    lag = {n: growth(at_s, [lags[n] for _, _, lags in warm]) for n in LAGGED}
+    memory = {n: line(at_s, [rss[n] for _, rss, _ in warm]) for n in warm[0][1]}
+    for each in memory.values():
+        each["growth_percent"] = round(100 * (each["end"] / each["begin"] - 1), 2)
+    lag = {n: line(at_s, [lags[n] for _, _, lags in warm]) for n in LAGGED}
     step = max(1, len(samples) // 20)
     return {
         "rate": rate,
@@ -68,13 +70,11 @@ def soak(stack: Stack, name: str, rate: int, minutes: float) -> dict[str, Any]:
     }
 
 
-def growth(at_s: Any, values: list[float]) -> dict[str, float]:
-    """A line through the samples: what it begins with, and by how many percent it grows."""
-    held = np.array(values)
-    slope, begin = np.polyfit(at_s - at_s[0], held, 1)
-    grown = slope * (at_s[-1] - at_s[0])
+def line(at_s: Any, values: list[float]) -> dict[str, float]:
+    """A straight line through the samples: where it begins and ends; and their maximum."""
+    slope, begin = np.polyfit(at_s - at_s[0], values, 1)
     return {
         "begin": round(float(begin), 1),
-        "growth_percent": round(100 * float(grown / begin), 2) if begin else 0.0,
-        "max": round(float(held.max()), 1),
+        "end": round(float(begin + slope * (at_s[-1] - at_s[0])), 1),
+        "max": round(max(values), 1),
     }

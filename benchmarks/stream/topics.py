@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -81,6 +81,13 @@ def read(topic: str, partitions: int) -> Iterator[Message]:
             else:
                 yield message
     reader.close()
+
+
+def delete(names: Iterable[str]) -> None:
+    """Give a run's disk back to those that follow."""
+    client = admin()
+    for outcome in client.delete_topics(list(names)).values():
+        outcome.result(30)
 
 
 class Span(msgspec.Struct):
