@@ -7,6 +7,7 @@ the first stage), keeps the windows' state and computes the stage's columns. It 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -91,19 +92,29 @@ class Fold:
         return sum(each.entries for each in self._versions.values())
 
     def fold(self, rows: pa.RecordBatch, partition: int, offset: int) -> pa.RecordBatch:
-        """Fold one envelope read from this stage's log.
+        """`fold_envelopes` of a single one."""
+        return self.fold_envelopes([(offset, rows)], partition)
+
+    def fold_envelopes(
+        self, envelopes: Sequence[tuple[int, pa.RecordBatch]], partition: int
+    ) -> pa.RecordBatch:
+        """Fold envelopes that follow each other in this stage's log.
 
         Args:
-            rows: of `row_schema(plan)`, in log order.
+            envelopes: the offset of each, and its rows, of `row_schema(plan)`, in log order.
             partition: of the log.
-            offset: of the envelope in the log.
 
         Returns:
             The rows that had not been folded before, with this stage's columns, verdict and
             position; labels and versions of references pass through, and of markers the last, if
             it has something new to tell the next stage. Empty when every row was a repeat.
         """
-        seq = (np.int64(offset) << ROW_BITS) + np.arange(rows.num_rows, dtype=np.int64)
+        batches = [rows for _, rows in envelopes]
+        rows = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+        seq = np.concatenate(
+            [(offset << ROW_BITS) + np.arange(each.num_rows) for offset, each in envelopes]
+        )
+        offset = envelopes[-1][0]
         fresh = self._above_marks(rows)
         self.offset = max(self.offset, offset)
         if not fresh.all():

@@ -78,7 +78,7 @@ def build_app(plan: Plan) -> Any:
         worker_redirect_stdouts=False,
     )
     producer = GaplessProducer(linger_ms=0)
-    hosts = {stage.topic: StageHost(plan, stage.index, producer) for stage in plan.stages}
+    hosts = {stage.topic: StageHost(plan, stage.index, producer, _end) for stage in plan.stages}
     for topic, host in hosts.items():
         _add_agent(app, topic, host)
 
@@ -116,7 +116,7 @@ def _add_agent(app: Any, topic: str, host: StageHost) -> None:
             except asyncio.CancelledError:
                 raise
             except BaseException as error:  # noqa: BLE001 — Faust would drop the event and go on
-                _end(f"{topic} [{message.partition}] offset {message.offset}", error)
+                _end(f"{topic} [{message.partition}]", error)
 
     channel = app.topic(topic, value_type=bytes, value_serializer="raw", key_type=bytes)
     app.agent(channel, name=topic)(work)

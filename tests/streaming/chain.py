@@ -261,8 +261,8 @@ def service(name: str, plan: Plan, folder: Path, **more: str) -> Iterator[subpro
 
 
 def raise_at(fold: int) -> None:
-    """Let this process's folding raise once it has folded so many envelopes."""
-    whole, folded = Fold.fold, itertools.count()
+    """Let this process's folding raise once it has folded so many times."""
+    whole, folded = Fold.fold_envelopes, itertools.count()
 
     def raising(self: Fold, *args: Any) -> Any:
         # The stages fold a row each before they begin.
@@ -270,7 +270,7 @@ def raise_at(fold: int) -> None:
             raise RuntimeError("raised by the test")
         return whole(self, *args)
 
-    Fold.fold = raising  # type: ignore[method-assign]
+    Fold.fold_envelopes = raising  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

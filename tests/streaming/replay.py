@@ -21,7 +21,7 @@ from streaming import lake_rows
 from streaming.broker import GaplessProducer
 from streaming.ingest import Source
 from streaming.raw_rows import RawRow
-from streaming.stage import COALESCE_S, StageHost
+from streaming.stage import StageHost
 from streaming.tokenise import Tokeniser
 
 
@@ -66,6 +66,11 @@ class Logs(GaplessProducer):
         return list(enumerate(fresh, first))
 
 
+def fail(where: str, error: BaseException) -> None:
+    """Nothing may fail where nobody awaits it: a poll ends with `flush`."""
+    raise AssertionError(where) from error
+
+
 class Stream:
     """The whole chain of a plan.
 
@@ -80,7 +85,7 @@ class Stream:
         topics = [plan.event_topic, *([plan.label_topic] if plan.label else [])]
         self.sources = {topic: Source(plan, topic, tokeniser) for topic in topics}
         self.logs = Logs()
-        self.hosts = [StageHost(plan, stage.index, self.logs) for stage in plan.stages]
+        self.hosts = [StageHost(plan, stage.index, self.logs, fail) for stage in plan.stages]
         self.envelopes = 0
         self._commit_rows = commit_rows
         self._done: list[pa.RecordBatch] = []
@@ -94,8 +99,7 @@ class Stream:
                     for offset, envelope in self.logs.take(stage.topic, partition):
                         self.envelopes += 1
                         await host.handle(partition, offset, envelope, lambda: None)
-                # Rows for the next stage wait this long for company.
-                await asyncio.sleep(2 * COALESCE_S)
+                await host.flush()
             self._sink()
         self._commit()
 
