@@ -60,6 +60,7 @@ class Fold:
         self._marks: dict[tuple[int, int], int] = {}
         self._watermarks: dict[int, int] = {}
         self._told_us = NEVER_US
+        self._compacted_us = NEVER_US
         self._seen = SeenIds()
         self._state = State(Layout(self.stage))
         self._versions = {
@@ -354,11 +355,16 @@ class Fold:
 
     def compact(self) -> None:
         """Let go of what no row reaches any more, and of the room that it took."""
-        settled_us = self._settled_us()
+        settled_us = self._compacted_us = self._settled_us()
         self.forget_ids(settled_us)
         self._state.forget(settled_us)
         for versions in self._versions.values():
             versions.forget(settled_us)
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether a quarter of the longest window has passed since the state was compacted."""
+        return self._settled_us() - self._compacted_us > self._state.reach_us // 4
 
     def mark(self) -> Mark:
         """This moment, for a later `changes`."""
@@ -410,6 +416,7 @@ class Fold:
         for versions, packed in zip(self._versions.values(), changes["versions"], strict=True):
             if packed is not None:
                 versions.unpack(packed)
+        self._compacted_us = self._settled_us()
 
     def snapshot(self) -> bytes:
         """The whole state, compacted, to be written somewhere; `restore` is its inverse."""

@@ -59,6 +59,11 @@ class State:
         return bool(self._layout.spec.mark)
 
     @property
+    def reach_us(self) -> int:
+        """How far back any window looks."""
+        return int(self._layout.spec.reach_us)
+
+    @property
     def nbytes(self) -> int:
         """Memory of all of it, room to grow included."""
         arrays = (*self._arena, self._changed)

@@ -154,7 +154,7 @@ def decode(plan: Plan, payload: bytes | None) -> pa.RecordBatch:
         body = pa.py_buffer(memoryview(payload)[12:])
         rows = pa.ipc.read_record_batch(body, row_schema(plan))
         rows.validate()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, EOFError) as error:
         raise WireError(f"damaged envelope of {len(payload)} bytes: {error}") from error
     return rows
 

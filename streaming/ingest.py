@@ -288,7 +288,7 @@ class Ingest:
             on_lost=self._forget,
         )
         self._stop = stop
-        committed_at = time.monotonic()
+        committed_at = self._proved_s = time.monotonic()
         while not stop.is_set():
             self._poll()
             if self._in_hand and time.monotonic() - self._proved_s > PROVE_S:

@@ -104,12 +104,11 @@ class SnapshotStore:
     def take(self, fold: Fold) -> Taken:
         """Copy what the older chain lacks, while nothing else works on the fold."""
         chain = min(self._chains, key=lambda chain: chain.offset)
-        state = None
-        if chain.mark is not None:
-            if chain.is_due and chain.mark.epoch == fold.epoch:
-                # The other chain has to begin anew as well, and finds the state compacted.
-                fold.compact()
-            state = fold.changes(chain.mark)
+        mark = chain.mark
+        # Where another epoch has begun, the state has just been compacted for the other chain.
+        if fold.is_stale or (chain.is_due and mark is not None and mark.epoch == fold.epoch):
+            fold.compact()
+        state = fold.changes(mark) if mark is not None else None
         after = b"" if state is None else chain.checksum
         if state is None:
             state = fold.changes()

@@ -151,7 +151,7 @@ class StageHost:
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 — nobody awaits a task
-            self._fail(f"{self._stage.topic} [{partition}]", error)
+            self._fail(f"stage {self._stage.name} [{partition}]", error)
 
     async def _fold(self, partition: int, held: _Partition) -> None:
         """Fold what waits of a partition, and route what comes of it."""
@@ -164,7 +164,8 @@ class StageHost:
                 try:
                     envelopes.append((offset, decode(self._plan, payload)))
                 except WireError as error:
-                    damaged = WireError(f"offset {offset}: {error}")
+                    place = f"{self._stage.topic} [{partition}] offset {offset}"
+                    damaged = WireError(f"{place}: {error}")
                     break
             if envelopes:
                 self._fold_envelopes(partition, held, envelopes)

@@ -71,6 +71,13 @@ def fail(where: str, error: BaseException) -> None:
     raise AssertionError(where) from error
 
 
+class Host(StageHost):
+    """A stage on lists, of which there is no other log to be compared with."""
+
+    async def _check_end(self, partition: int, folded: int) -> None:
+        pass
+
+
 class Stream:
     """The whole chain of a plan.
 
@@ -85,7 +92,7 @@ class Stream:
         topics = [plan.event_topic, *([plan.label_topic] if plan.label else [])]
         self.sources = {topic: Source(plan, topic, tokeniser) for topic in topics}
         self.logs = Logs()
-        self.hosts = [StageHost(plan, stage.index, self.logs, fail) for stage in plan.stages]
+        self.hosts = [Host(plan, stage.index, self.logs, fail) for stage in plan.stages]
         self.envelopes = 0
         self._commit_rows = commit_rows
         self._done: list[pa.RecordBatch] = []
