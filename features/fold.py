@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.coding import hashes, ints
+from features.duration import HOUR_US
 from features.expressions import evaluate
 from features.layout import Layout
 from features.plan import Plan
@@ -364,7 +365,8 @@ class Fold:
     @property
     def is_stale(self) -> bool:
         """Whether a quarter of the longest window has passed since the state was compacted."""
-        return self._settled_us() - self._compacted_us > self._state.reach_us // 4
+        reach_us = max(self._state.reach_us, self.plan.lateness_us, HOUR_US)
+        return self._settled_us() - self._compacted_us > reach_us // 4
 
     def mark(self) -> Mark:
         """This moment, for a later `changes`."""

@@ -151,8 +151,8 @@ class SnapshotStore:
             if self.offsets():
                 raise SnapshotError(f"no snapshot in {self.folder} can be used: {self._damage}")
             return
-        for state in found[best]:
-            fold.take(state)
+        for path in found[best]:
+            fold.take(decode(self._plan, self._stage, self._files.cat_file(path))[1])
         failpoint("snapshots.restored")
         self._chains[best].mark = fold.mark()
 
@@ -161,15 +161,14 @@ class SnapshotStore:
         path = f"{self.folder}/owner"
         return not self._files.exists(path) or self._files.cat_file(path) == self._owner
 
-    def _newest_of(self, chain: _Chain) -> list[dict[str, Any]]:
-        """The states of a chain's newest readable file and of those it follows, in their order."""
-        files: dict[bytes, tuple[bytes, dict[str, Any]]] = {}
-        sizes: dict[bytes, int] = {}
+    def _newest_of(self, chain: _Chain) -> list[str]:
+        """A chain's newest readable file and those it follows, in their order."""
+        files: dict[bytes, tuple[bytes, str, int]] = {}
         newest: list[tuple[int, bytes]] = []
         for offset, path in self._listed(chain.name):
             try:
                 content = self._files.cat_file(path)
-                files[checksum(content)] = decode(self._plan, self._stage, content)
+                after, _ = decode(self._plan, self._stage, content)
             except FileNotFoundError:
                 # A chain has begun anew meanwhile.
                 continue
@@ -177,20 +176,19 @@ class SnapshotStore:
                 log.warning("%s: %s", path, error)
                 self._damage = str(error)
                 continue
-            sizes[checksum(content)] = len(content)
+            files[checksum(content)] = after, path, len(content)
             newest.append((offset, checksum(content)))
         for offset, last in reversed(newest):
-            states, at = [], last
+            paths, at, changes_bytes = [], last, 0
             while at in files:
-                after, state = files[at]
-                states.append(state)
+                after, path, size = files[at]
+                paths.append(path)
                 if not after:
-                    chain.offset, chain.checksum = offset, last
-                    chain.whole_bytes, chain.changes = sizes[at], len(states) - 1
-                    return states[::-1]
-                chain.changes_bytes += sizes[at]
+                    chain.offset, chain.checksum, chain.whole_bytes = offset, last, size
+                    chain.changes, chain.changes_bytes = len(paths) - 1, changes_bytes
+                    return paths[::-1]
+                changes_bytes += size
                 at = after
-            chain.changes_bytes = 0
             self._damage = f"what offset {offset} in chain {chain.name} follows is not there"
         return []
 

@@ -99,6 +99,7 @@ class StageHost:
         self._next_key = "" if is_last else plan.stages[index + 1].key_column
         self._target = plan.features_topic if is_last else plan.stages[index + 1].topic
         self._partitions: dict[int, _Partition] = {}
+        self._generation = 0
         self._turn: asyncio.Task[None] | None = None
         self._waiting: list[tuple[int, pa.RecordBatch]] = []
         self._waiting_rows = 0
@@ -119,11 +120,16 @@ class StageHost:
             WireError: an envelope cannot be read.
             PositionError: the log no longer holds what comes after the stage's state.
         """
+        generation = self._generation
         held = self._partitions.get(partition)
         if held is None or offset > held.ahead + 1:
             held = await self._restore(partition, offset)
         elif offset <= held.read:
             await self._check_end(partition, held.ahead)
+        if generation != self._generation:
+            # It comes again, to whoever has the partition now.
+            return
+        self._partitions[partition] = held
         held.read = offset
         held.pending.append((offset, acknowledge))
         if offset <= held.ahead:
@@ -132,9 +138,8 @@ class StageHost:
         held.inbox_bytes += len(payload)
         if held.inbox_bytes >= INBOX_BYTES:
             await self._fold(partition, held)
-        elif self._turn is None:
-            # It runs as soon as there is nothing more to take at once.
-            self._turn = asyncio.get_running_loop().create_task(self._take_turn())
+        else:
+            self._begin_turn()
 
     async def flush(self) -> None:
         """Fold what waits, and send what waits for company."""
@@ -142,12 +147,19 @@ class StageHost:
             await self._fold(partition, held)
         self._send_waiting()
 
+    def _begin_turn(self) -> None:
+        """Fold what waits as soon as there is nothing more to take at once."""
+        if self._turn is None:
+            self._turn = asyncio.get_running_loop().create_task(self._take_turn())
+
     async def _take_turn(self) -> None:
         self._turn = None
         partition = -1
         try:
             for partition, held in list(self._partitions.items()):
-                await self._fold(partition, held)
+                # One that is being copied takes its turn afterwards.
+                if not held.lock.locked():
+                    await self._fold(partition, held)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 — nobody awaits a task
@@ -185,24 +197,22 @@ class StageHost:
             self._route(folded, partition)
             failpoint("stages.sent_not_packed")
 
-    def keep_only(self, partitions: set[int]) -> None:
-        """After a rebalance: let go of partitions that went elsewhere.
+    def begin_anew(self) -> None:
+        """After a rebalance: every partition is restored when its next envelope comes.
 
-        The host reads every partition again from its commit, so what waits to be acknowledged
-        will come again.
+        Those that stay are read again from their commit, and may have been another's meanwhile,
+        who then removed snapshots that ours would follow.
         """
-        for gone in self._partitions.keys() - partitions:
-            del self._partitions[gone]
-        for held in self._partitions.values():
-            held.pending.clear()
-            held.empty()
-            held.read = -1
+        self._partitions.clear()
+        self._generation += 1
 
     async def snapshot(self) -> None:
         """Make every partition's state durable and acknowledge what is no longer needed."""
         for partition, held in list(self._partitions.items()):
-            if held.fold.offset > max(held.store.newest, BOOTSTRAP_OFFSET):
+            covered = held.store.covered
+            if held.fold.offset > max(BOOTSTRAP_OFFSET, -2 if covered is None else covered):
                 await self._snapshot(partition, held)
+            self._acknowledge(partition, held)
             self._show(str(partition), held)
 
     async def _restore(self, partition: int, offset: int) -> _Partition:
@@ -232,8 +242,7 @@ class StageHost:
             fold.keys,
             offset,
         )
-        held = self._partitions[partition] = _Partition(fold, store)
-        return held
+        return _Partition(fold, store)
 
     async def _check_end(self, partition: int, folded: int) -> None:
         """What was folded must be in the log: else it is another log, to be read from its start."""
@@ -254,7 +263,13 @@ class StageHost:
         if self._waiting_rows >= COALESCE_ROWS:
             self._send_waiting()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(COALESCE_S, self._send_waiting)
+            self._timer = asyncio.get_running_loop().call_later(COALESCE_S, self._send_in_time)
+
+    def _send_in_time(self) -> None:
+        try:
+            self._send_waiting()
+        except BaseException as error:  # noqa: BLE001 — a timer's exception would only be logged
+            self._fail(f"rows for {self._target}", error)
 
     def _send_waiting(self) -> None:
         """Send what waits, by the next key; a marker goes to every partition of the next log."""
@@ -295,6 +310,8 @@ class StageHost:
             sent = self._producer.sent()
             # The partition's agent waits for the lock; the other partitions' rows go on.
             taken = await asyncio.to_thread(held.store.take, held.fold)
+        if held.inbox:
+            self._begin_turn()
         failpoint("stages.packed_not_flushed")
         await asyncio.to_thread(self._producer.wait_for, sent)
         failpoint("stages.flushed_not_durable")
@@ -302,6 +319,9 @@ class StageHost:
         failpoint("stages.durable_not_acknowledged")
         held.saved_at = time.monotonic()
         metrics.STAGE_SNAPSHOT_BYTES.labels(self._stage.name, str(partition)).set(written)
+
+    def _acknowledge(self, partition: int, held: _Partition) -> None:
+        """Acknowledge what both chains of snapshots cover."""
         covered = held.store.covered
         if covered is None or self._partitions.get(partition) is not held:
             return

@@ -83,9 +83,9 @@ def build_app(plan: Plan) -> Any:
         _add_agent(app, topic, host)
 
     @app.on_partitions_assigned.connect(weak=False)  # type: ignore[untyped-decorator]
-    async def assigned(_: Any, partitions: Any, **__: Any) -> None:
-        for topic, host in hosts.items():
-            host.keep_only({tp.partition for tp in partitions if tp.topic == topic})
+    async def assigned(*_: Any, **__: Any) -> None:
+        for host in hosts.values():
+            host.begin_anew()
 
     @app.task  # type: ignore[untyped-decorator]
     async def snapshot() -> None:
