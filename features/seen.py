@@ -70,7 +70,8 @@ class SeenIds:
     def keep_only(self, key: int, before_us: int) -> None:
         """Let go of what has another key or is from before; a batch as large may follow."""
         self._close_up(before_us, key)
-        duplicates.fill(self._index, self._held, self.entries)
+        self._index[:] = 0
+        duplicates.fill(self._index, self._held, 0, self.entries)
 
     def _close_up(self, before_us: int, key: int | None = None) -> None:
         only = key is not None
@@ -82,7 +83,7 @@ class SeenIds:
         held[: self.entries] = self._held[: self.entries]
         self._held = held
         self._index = np.zeros(1 << (2 * len(held) - 1).bit_length(), np.int32)
-        duplicates.fill(self._index, self._held, self.entries)
+        duplicates.fill(self._index, self._held, 0, self.entries)
 
     def pack(self, first: int = 0) -> bytes:
         """Those from a place on, as plain bytes; `unpack` is its inverse."""
@@ -91,7 +92,9 @@ class SeenIds:
     def unpack(self, packed: bytes) -> None:
         """Add those of `pack`."""
         more = np.frombuffer(packed, np.int64).reshape(-1, 3)
-        self._resize(half_more(self.entries + len(more)))
-        self._held[self.entries : self.entries + len(more)] = more
-        self.entries += len(more)
-        duplicates.fill(self._index, self._held, self.entries)
+        first, entries = self.entries, self.entries + len(more)
+        if entries > len(self._held):
+            self._resize(half_more(entries))
+        self._held[first:entries] = more
+        duplicates.fill(self._index, self._held, first, entries)
+        self.entries = entries

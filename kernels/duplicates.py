@@ -87,11 +87,10 @@ def close_up(held: Any, entries: int, before_us: int, only_key: bool, key: int) 
 
 
 @njit(cache=True)
-def fill(index: Any, held: Any, entries: int) -> None:
-    """Make the index of some entries anew."""
-    index[:] = 0
+def fill(index: Any, held: Any, first: int, entries: int) -> None:
+    """Put the entries [first, entries) into an index that has those before them."""
     size = index.shape[0]
-    for i in range(entries):
+    for i in range(first, entries):
         at = _start(held[i, 0], held[i, 1], size)
         while index[at]:
             at = (at + 1) & (size - 1)

@@ -210,7 +210,7 @@ class StageHost:
         """Make every partition's state durable and acknowledge what is no longer needed."""
         for partition, held in list(self._partitions.items()):
             covered = held.store.covered
-            if held.fold.offset > max(BOOTSTRAP_OFFSET, -2 if covered is None else covered):
+            if held.fold.offset > (BOOTSTRAP_OFFSET if covered is None else covered):
                 await self._snapshot(partition, held)
             self._acknowledge(partition, held)
             self._show(str(partition), held)

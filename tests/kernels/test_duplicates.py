@@ -37,8 +37,9 @@ def test_closing_up_leaves_out_what_is_old_and_other_keys(
     held = np.array([(1, 0, 5), (1, 1, 50), (2, 2, 6), (2, 3, 60)], np.int64)
     kept = duplicates.close_up(held, 4, before_us, only is not None, only or 0)
     assert held[:kept, 2].tolist() == times
-    index = np.ones(16, np.int32)
-    duplicates.fill(index, held, kept)
+    index = np.zeros(16, np.int32)
+    for first in range(kept):
+        duplicates.fill(index, held, first, first + 1)
     repeated = np.zeros(kept, np.bool_)
     again = held[:kept].copy()
     none = np.zeros(kept, np.bool_)
