@@ -44,6 +44,7 @@ from features.vocabulary import (
     rate,
 )
 from features.wire import KIND_MARKER, decode
+from streaming.broker import commits
 from streaming.ingest import Ingest
 from streaming.lake_sink import LakeSink
 from streaming.tokenise import Tokeniser
@@ -205,6 +206,15 @@ def wait_until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < until, "waited in vain"
         time.sleep(0.2)
+
+
+def committed(plan: Plan, service: str, topic: str) -> dict[int, TopicPartition]:
+    """What the group of a service has committed of each partition of a topic."""
+    group = f"penstock.{plan.name}.v{plan.version}.{service}"
+    consumer = Consumer({"bootstrap.servers": settings().kafka_bootstrap, "group.id": group})
+    held = commits(consumer, [TopicPartition(topic, p) for p in range(plan.partitions)])
+    consumer.close()
+    return {place.partition: place for place in held}
 
 
 @contextmanager

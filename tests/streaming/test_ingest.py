@@ -12,7 +12,6 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from features.errors import PenstockError
 from features.fold import Fold
-from features.plan import Plan
 from features.settings import settings
 from features.wire import NEVER_US, DeadLetter, dead_letter_topic, late_topic, partition_of
 from streaming import topics
@@ -22,6 +21,7 @@ from streaming.tokenise import Tokeniser
 from tests.features.rows import batch
 from tests.streaming.chain import (
     TOKEN_KEY,
+    committed,
     ingest,
     plan_of,
     read,
@@ -237,16 +237,6 @@ def _collect(plan, messages, seen):  # type: ignore[no-untyped-def]
     return seen
 
 
-def committed(plan: Plan) -> dict[int, TopicPartition]:
-    """What ingest has committed of each partition of the event topic."""
-    group = f"penstock.{plan.name}.v{plan.version}.ingest"
-    consumer = Consumer({"bootstrap.servers": settings().kafka_bootstrap, "group.id": group})
-    asked = [TopicPartition(plan.event_topic, p) for p in range(plan.partitions)]
-    held = consumer.committed(asked, timeout=30)
-    consumer.close()
-    return {each.partition: each for each in held}
-
-
 def test_commit_names_the_token_key_and_another_key_is_refused() -> None:
     plan = plan_of("t_other_key")
     topics.ensure(plan)
@@ -254,7 +244,7 @@ def test_commit_names_the_token_key_and_another_key_is_refused() -> None:
     with running(ingest(plan)):
         read_rows(plan, plan.stages[0].topic, 1)
     key_id = Tokeniser(bytes.fromhex(TOKEN_KEY)).key_id
-    stamp = Stamp.of(committed(plan)[2].metadata)
+    stamp = Stamp.of(committed(plan, "ingest", plan.event_topic)[2].metadata)
     assert (stamp.watermark_us, stamp.key_id) == (1767571200000000 + 10_000_000, key_id)
     other = Tokeniser(b"another key of 32 bytes, for now")
     stop = threading.Event()
@@ -265,7 +255,7 @@ def test_commit_names_the_token_key_and_another_key_is_refused() -> None:
     # A new version has a group, and so a state, of its own.
     stop.set()
     Ingest(dataclasses.replace(plan, version=2), other).run(stop)
-    assert committed(plan)[2].offset == 1
+    assert committed(plan, "ingest", plan.event_topic)[2].offset == 1
 
 
 def test_commit_of_before_keys_were_noted_is_read_on_from() -> None:
@@ -283,6 +273,6 @@ def test_commit_of_before_keys_were_noted_is_read_on_from() -> None:
         (late,) = read_rows(plan, late_topic(plan.event_topic), 1)
         (accepted,) = read_rows(plan, plan.stages[0].topic, 1)
     assert (late["event_id"], accepted["event_id"]) == ("s1", "s2")
-    assert Stamp.of(committed(plan)[0].metadata).key_id
+    assert Stamp.of(committed(plan, "ingest", plan.event_topic)[0].metadata).key_id
     assert Stamp.of("") == Stamp.of(None) == Stamp(NEVER_US)
     assert str(Stamp.of("7 raised 0123abcd")) == "7 raised 0123abcd"

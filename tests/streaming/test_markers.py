@@ -5,17 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
 
 from features.fold import Fold
 from features.plan import Plan
 from features.settings import settings
 from features.wire import KIND_MARKER, NEVER_US, decode, late_topic
 from streaming import markers, topics
-from streaming.broker import commits
 from streaming.markers import IdleWatch, Stamp, marker_rows
 from streaming.snapshots import SnapshotStore
 from tests.streaming.chain import (
+    committed,
     ingest,
     plan_of,
     read,
@@ -71,18 +70,14 @@ def quick(stack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(markers, "TELL_EVERY_S", 0.2)
 
 
-def committed(plan: Plan, partition: int) -> Stamp:
+def stamp_of(plan: Plan, partition: int) -> Stamp:
     """What ingest has committed of a raw partition."""
-    group = f"penstock.{plan.name}.v{plan.version}.ingest"
-    consumer = Consumer({"bootstrap.servers": settings().kafka_bootstrap, "group.id": group})
-    [held] = commits(consumer, [TopicPartition(plan.event_topic, partition)])
-    consumer.close()
-    return Stamp.of(held.metadata)
+    return Stamp.of(committed(plan, "ingest", plan.event_topic)[partition].metadata)
 
 
 def send_when_idle(plan: Plan, event: dict[str, Any]) -> None:
     """An event of partition 0 while partition 3, whose newest one is a moment old, is idle."""
-    wait_until(lambda: committed(plan, 3).watermark_us > NEVER_US)
+    wait_until(lambda: stamp_of(plan, 3).watermark_us > NEVER_US)
     time.sleep(markers.IDLE_S + 1)
     send(plan.event_topic, 0, [event])
 
@@ -137,7 +132,7 @@ def test_state_expires_though_a_partition_never_gets_anything(quick: None, tmp_p
         # Time goes on in one partition, whose rows reach one partition of each log.
         for n in range(total, total + 5):
             send(plan.event_topic, 0, [sale(n, n * span_s, "p0")])
-            wait_until(lambda n=n: committed(plan, 3).watermark_us == START_US + n * span_s * 10**6)
+            wait_until(lambda n=n: stamp_of(plan, 3).watermark_us == START_US + n * span_s * 10**6)
         wait_until(lambda: all(entries(stage) < 600 for stage in stages))
         rows = read_rows(plan, plan.features_topic, total + 5)
     settings.cache_clear()
@@ -154,7 +149,7 @@ def test_a_late_verdict_after_a_raise_survives_restarts(quick: None) -> None:
     send(plan.event_topic, 3, [sale(0, 10)])
     with running(ingest(plan)):
         send_when_idle(plan, sale(1, 5 * HOUR_S))
-        wait_until(lambda: committed(plan, 3) == Stamp(raised_us, is_raised=True))
+        wait_until(lambda: stamp_of(plan, 3) == Stamp(raised_us, is_raised=True))
     # Who judges these has never seen the event of partition 0; the second is late by a second.
     send(plan.event_topic, 3, [sale(2, 4 * HOUR_S), sale(3, 4 * HOUR_S - 1)])
     with running(ingest(plan)):
@@ -168,7 +163,7 @@ def test_a_late_verdict_after_a_raise_survives_restarts(quick: None) -> None:
     assert {row["watermark_us"] for row in late} == {raised_us}
     assert {row["event_id"] for row in accepted} == {"s0", "s1", "s2", "s5"}
     # An event has reached it: the partition is no longer raised.
-    assert committed(plan, 3) == Stamp(raised_us + 10**6)
+    assert stamp_of(plan, 3) == Stamp(raised_us + 10**6)
     # The log tells from which record on the raise was judged by.
     assert (1, raised_us) in raises_told(plan, 3, raised_us)
 
@@ -212,7 +207,7 @@ def test_a_raise_is_committed_before_it_is_told(
 
     def look(plan: Plan, rows: list[tuple[int, int, int]]) -> Any:
         if any(watermark_us == raised_us for p, _, watermark_us in rows if p == 3):
-            seen.append(committed(plan, 3))
+            seen.append(stamp_of(plan, 3))
         return marker_rows(plan, rows)
 
     monkeypatch.setattr("streaming.ingest.marker_rows", look)

@@ -6,7 +6,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
 
 from features.fold import Fold
 from features.online import OnlineStore
@@ -20,7 +19,7 @@ from streaming.online_store import OnlineStoreSink
 from tests.conftest import SessionStack
 from tests.features.rows import batch
 from tests.redis_server import free_port, redis
-from tests.streaming.chain import plan_of, running, wait_until
+from tests.streaming.chain import committed, plan_of, running, wait_until
 from tests.streaming.test_lake_sink import label, row
 
 pytestmark = pytest.mark.slow
@@ -58,17 +57,10 @@ def stored(plan: Plan) -> float:
     return float(found.values[0, found.columns.index("shop_count_1h_delay_5m")])
 
 
-def committed(plan: Plan) -> int:
-    consumer = Consumer(
-        {
-            "bootstrap.servers": settings().kafka_bootstrap,
-            "group.id": f"penstock.{plan.name}.v{plan.version}.online-store",
-        }
-    )
-    places = [TopicPartition(plan.features_topic, p) for p in range(plan.partitions)]
-    found = consumer.committed(places, timeout=10)
-    consumer.close()
-    return sum(max(0, place.offset) for place in found)
+def offsets_committed(plan: Plan) -> int:
+    """The sum over the partitions of the features topic."""
+    found = committed(plan, "online-store", plan.features_topic)
+    return sum(max(0, place.offset) for place in found.values())
 
 
 def test_newest_vectors_arrive_and_offsets_follow(redis_port: int, tmp_path: Path) -> None:
@@ -79,12 +71,12 @@ def test_newest_vectors_arrive_and_offsets_follow(redis_port: int, tmp_path: Pat
             put(plan, [row(n) for n in range(60)])
             # The window ends five minutes before row 59, which is of minute 59.
             wait_until(lambda: stored(plan) == 55.0)
-            wait_until(lambda: committed(plan) == 3)
+            wait_until(lambda: offsets_committed(plan) == 3)
         with running(OnlineStoreSink(plan)):
             put(plan, [row(60), label(60) | {"person_id": "p6"}, row(61, verdict=1)])
             # Folded afresh, so nothing lies in the window of row 60; row 61 is a duplicate.
             wait_until(lambda: stored(plan) == 0.0)
-            wait_until(lambda: committed(plan) == 4)
+            wait_until(lambda: offsets_committed(plan) == 4)
     # Labels and duplicates are not seen there, 61 events are.
     for since in ("event", "broker"):
         waits = [
@@ -105,7 +97,7 @@ def test_sink_waits_for_an_absent_store_and_loses_nothing(
     put(plan, [row(n) for n in range(30)])
     with caplog.at_level(logging.WARNING), running(OnlineStoreSink(plan)):
         wait_until(lambda: f"does not answer at redis://127.0.0.1:{redis_port}" in caplog.text)
-        assert committed(plan) == 0
+        assert offsets_committed(plan) == 0
         with redis(redis_port, tmp_path):
             wait_until(lambda: stored(plan) == 25.0)
-            wait_until(lambda: committed(plan) == 2)
+            wait_until(lambda: offsets_committed(plan) == 2)

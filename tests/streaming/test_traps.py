@@ -17,18 +17,17 @@ from typing import Any
 
 import psutil
 import pytest
-from confluent_kafka import Consumer, TopicPartition
 
 from features.fold import Fold
 from features.plan import Plan
 from features.settings import settings
 from streaming import topics
-from streaming.broker import commits
 from streaming.snapshots import SnapshotStore
 from tests.redis_server import free_port
 from tests.serving.parts import Topics, register, scorer_process, write_bundle
 from tests.streaming.chain import (
     PROJECT,
+    committed,
     ingest,
     plan_of,
     read,
@@ -54,12 +53,8 @@ def _kafka(stack: Any) -> None:
 
 def acknowledged(plan: Plan, stage: int) -> dict[int, int]:
     """The next offset of each partition of a stage's log that the group has committed."""
-    group = f"penstock.{plan.name}.v{plan.version}.stages"
-    consumer = Consumer({"bootstrap.servers": settings().kafka_bootstrap, "group.id": group})
-    places = [TopicPartition(plan.stages[stage].topic, p) for p in range(plan.partitions)]
-    held = commits(consumer, places)
-    consumer.close()
-    return {place.partition: max(0, place.offset) for place in held}
+    held = committed(plan, "stages", plan.stages[stage].topic)
+    return {partition: max(0, place.offset) for partition, place in held.items()}
 
 
 @contextmanager
